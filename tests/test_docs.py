@@ -1,0 +1,218 @@
+"""What the documentation says, runs: snippets, docstring examples, examples/, links and generated pages."""
+
+import ast
+import asyncio
+import doctest
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import resilience
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")] if path.name != "CHANGELOG.md"
+)
+EXAMPLES = sorted([*ROOT.glob("examples/*.py"), *ROOT.glob("examples/*/__main__.py")])
+FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<info>[^`]*)$")
+DOCTEST = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+EXAMPLE_SECONDS = 50
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    info: str
+    line: int
+    text: str
+    is_example: bool
+
+    @property
+    def language(self) -> str:
+        return self.info.partition(" ")[0]
+
+    @property
+    def runs(self) -> bool:
+        return self.language in {"python", "pycon"} and not self.is_example and "no-run" not in self.info
+
+
+def blocks(page: str) -> Iterator[Block]:
+    lines = iter(enumerate(page.splitlines(), 1))
+    before = ""
+    for number, line in lines:
+        opening = FENCE.match(line)
+        if opening:
+            inside = []
+            for _, inner in lines:
+                if inner.strip() == opening["fence"]:
+                    break
+                inside.append(inner)
+            text = textwrap.dedent("\n".join(inside) + "\n")
+            yield Block(opening["info"].strip(), number + 1, text, before.startswith("<!-- example:"))
+        before = line.strip() or before
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def run_python(block: Block, filename: str, namespace: dict[str, object], runner: asyncio.Runner) -> None:
+    source = "\n" * (block.line - 1) + block.text  # so that a traceback names the page's own line
+    code = compile(source, filename, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    if code.co_flags & inspect.CO_COROUTINE:
+        runner.run(eval(code, namespace))
+    else:
+        exec(code, namespace)
+
+
+def run_doctest(text: str, filename: str, line: int, namespace: dict[str, object]) -> None:
+    test = doctest.DocTestParser().get_doctest(text, namespace, filename, filename, line - 1)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=DOCTEST)
+    runner.run(test, out=said.append, clear_globs=False)
+    namespace.update(test.globs)
+    assert runner.failures == 0, "".join(said)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_snippets_of_a_page_run_from_top_to_bottom(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    with asyncio.Runner() as runner:
+        for block in blocks(page.read_text(encoding="utf-8")):
+            if not block.runs:
+                continue
+            if block.language == "pycon":
+                run_doctest(block.text, str(page), block.line, namespace)
+            else:
+                run_python(block, str(page), namespace, runner)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_snippet_that_is_not_run_says_why(page: Path) -> None:
+    for block in blocks(page.read_text(encoding="utf-8")):
+        if "no-run" in block.info:
+            assert re.fullmatch(r"python no-run: \S.+", block.info), f"{name(page)}:{block.line}"
+
+
+def with_doctests() -> Iterator[str]:
+    for root in map(Path, resilience.__path__):
+        for path in sorted(root.rglob("*.py")):
+            if ">>>" in path.read_text(encoding="utf-8"):
+                parts = path.relative_to(root).with_suffix("").parts
+                yield ".".join(["resilience", *(part for part in parts if part != "__init__")])
+
+
+@pytest.mark.parametrize("module_name", list(with_doctests()))
+def test_the_examples_in_docstrings_run(
+    module_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(module_name)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=DOCTEST)
+    for test in doctest.DocTestFinder().find(module):
+        runner.run(test, out=said.append)
+    assert runner.tries > 0
+    assert runner.failures == 0, "".join(said)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=name)
+def test_an_example_runs_to_its_end(example: Path, tmp_path: Path) -> None:
+    program = example.parent if example.name == "__main__.py" else example
+    result = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=EXAMPLE_SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def prose(page: str) -> str:
+    """The page without its code."""
+    lines, inside = [], ""
+    for line in page.splitlines():
+        fence = FENCE.match(line)
+        if inside:
+            inside = "" if line.strip() == inside else inside
+        elif fence:
+            inside = fence["fence"]
+        else:
+            lines.append(re.sub(r"`[^`]*`", "`code`", line))
+    return "\n".join(lines)
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors of a page's headings, as the site's builder makes them."""
+    found = set()
+    for match in re.finditer(
+        r"^ {0,3}(?:```|~~~).*?^ {0,3}(?:```|~~~)|^#+ (.+)$", page, re.DOTALL | re.MULTILINE
+    ):
+        if match[1]:
+            heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", match[1])
+            found.add(re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)[^)]*\)", prose(page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
+            broken.append(target)
+    assert broken == []
+
+
+def test_the_generated_pages_are_in_step_with_the_code() -> None:
+    script = ROOT / "scripts" / "docs.py"
+    result = subprocess.run(
+        [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_blocks_are_found_with_their_lines() -> None:
+    page = "# A\n\n```python\nx = 1\n```\n\n- item\n\n  ```python no-run: needs a server\n  y\n  ```\n"
+    first, second = blocks(page)
+    assert (first.line, first.text, first.runs) == (4, "x = 1\n", True)
+    assert (second.text, second.runs) == ("y\n", False)
+
+
+def test_a_snippet_may_await_and_a_later_one_sees_its_names() -> None:
+    namespace: dict[str, object] = {}
+    with asyncio.Runner() as runner:
+        run_python(
+            Block("python", 1, "import asyncio\nx = await asyncio.sleep(0, 1)\n", False),
+            "page",
+            namespace,
+            runner,
+        )
+        run_python(Block("python", 4, "y = x + 1\n", False), "page", namespace, runner)
+    run_doctest(">>> y\n2\n>>> z = 3\n", "page", 7, namespace)
+    assert namespace["z"] == 3
+
+
+def test_a_snippet_that_fails_is_noticed() -> None:
+    with asyncio.Runner() as runner, pytest.raises(ZeroDivisionError):
+        run_python(Block("python", 1, "1 / 0\n", False), "page", {}, runner)
+    with pytest.raises(AssertionError, match="Expected"):
+        run_doctest(">>> 1\n2\n", "page", 1, {})
