@@ -1,0 +1,32 @@
+"""The last few values, and what is usual among them."""
+
+from collections import deque
+
+
+class Recent:
+    """
+    Remember the last *size* values; tell their median once there are enough.
+
+    Adding is O(1). The median is worked out only when somebody asks.
+
+    Args:
+        size: Values remembered, >= 1.
+        least: Values needed before there is a median, >= 1.
+
+    """
+
+    __slots__ = ("_least", "_values")
+
+    def __init__(self, size: int, least: int = 5) -> None:
+        self._values: deque[float] = deque(maxlen=size)
+        self._least = least
+
+    def add(self, value: float) -> None:
+        """Remember *value* and forget the oldest one."""
+        self._values.append(value)
+
+    def median(self) -> float | None:
+        """Return the middle value, the lower of two; None while there are too few."""
+        # A list first: another thread may add while we look.
+        ordered = sorted(list(self._values))  # noqa: C414  # sorted() alone could see the deque change
+        return ordered[(len(ordered) - 1) // 2] if len(ordered) >= self._least else None

@@ -1,0 +1,1 @@
+"""The only place that waits, locks or knows sync from async."""

@@ -1,0 +1,129 @@
+"""What only asyncio knows. Imported when asyncio runs."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from inspect import GEN_CREATED, getgeneratorstate
+from types import TracebackType
+from typing import Any
+
+from resilience import _clock
+from resilience._runtime import adrive
+from resilience._runtime.flow import Child, Flow, Spawn, Waiter
+from resilience.deadline import bounded
+from resilience.outcome import Outcome
+from resilience.typing import Seconds
+
+# Losers that were cancelled and not awaited: the loop itself keeps only weak references to tasks.
+_ending: set["asyncio.Task[Any]"] = set()
+
+
+class _Asyncio:
+    __slots__ = ()
+
+    async def park(self, waiter: Waiter, seconds: Seconds | None) -> None:
+        loop = asyncio.get_running_loop()
+        bell: asyncio.Future[None] = loop.create_future()
+        waiter.signal = lambda: _ring(loop, bell)
+        timer = None if seconds is None else loop.call_later(max(0.0, seconds), _answer, bell)
+        try:
+            if not waiter.woken:
+                await bell
+        finally:
+            waiter.signal = None
+            if timer is not None:
+                timer.cancel()
+
+    async def bound(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
+        try:
+            async with _Limit(until):
+                with bounded(until):
+                    return await adrive.run(flow)
+            return None
+        finally:
+            flow.close()
+
+    def limit(self, until: Seconds) -> adrive.Limit:
+        return _Limit(until)
+
+    async def nursery(self, flow: Flow) -> Outcome[Any]:
+        return await adrive.run(flow, _spawn)
+
+
+class _Limit:
+    """``asyncio.timeout_at`` by the package's clock; it ends without an error when time runs out."""
+
+    __slots__ = ("_scope", "_timer", "_until")
+
+    def __init__(self, until: Seconds) -> None:
+        self._until = until
+
+    async def __aenter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        fake = _clock.fake
+        left = self._until - _clock.monotonic()  # read before the loop's clock, so that nothing ends early
+        self._scope = scope = asyncio.timeout_at(None if fake is not None else loop.time() + left)
+        await scope.__aenter__()
+        self._timer = None if fake is None else fake.call_at(self._until, lambda: _ring_timeout(loop, scope))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            await self._scope.__aexit__(kind, error, trace)
+        except TimeoutError:
+            # The scope's own: an error of the block came in as *error*, and leaves by itself.
+            return True
+        return False
+
+
+def _ring(loop: asyncio.AbstractEventLoop, bell: "asyncio.Future[None]") -> None:
+    loop.call_soon_threadsafe(_answer, bell)
+
+
+def _answer(bell: "asyncio.Future[None]") -> None:
+    if not bell.done():
+        bell.set_result(None)
+
+
+def _ring_timeout(loop: asyncio.AbstractEventLoop, scope: asyncio.Timeout) -> None:
+    def expire() -> None:
+        with suppress(RuntimeError):  # the call ended meanwhile
+            scope.reschedule(loop.time())
+
+    loop.call_soon_threadsafe(expire)
+
+
+def _spawn(command: Spawn) -> Child:
+    task = asyncio.get_running_loop().create_task(_shelter(command.flow, command.failed))
+    _ending.add(task)
+    task.add_done_callback(partial(_ended, command))
+    return Child(task.cancel)
+
+
+def _ended(command: Spawn, task: "asyncio.Task[Any]") -> None:
+    _ending.discard(task)
+    if not task.cancelled():
+        task.exception()  # looked at, so that asyncio does not report it as never retrieved
+    elif getgeneratorstate(command.flow) == GEN_CREATED:
+        # Cancelled before its first step, so that not even _shelter began.
+        command.flow.close()
+        command.failed(asyncio.CancelledError())
+
+
+async def _shelter(flow: Flow, failed: Callable[[BaseException], None]) -> None:
+    try:
+        await adrive.run(flow)
+    except asyncio.CancelledError as error:
+        failed(error)
+        raise
+    except BaseException as error:  # noqa: BLE001  # handed to the flow that spawned
+        failed(error)
+    finally:
+        flow.close()
+
+
+BACKEND = _Asyncio()

@@ -1,0 +1,151 @@
+"""The slow path in a task: what asyncio and trio share. Imported when an async function is met."""
+
+import sys
+from collections.abc import Callable, Generator
+from inspect import isawaitable
+from types import TracebackType
+from typing import Any, Protocol, cast
+
+import anyio
+
+from resilience import _clock
+from resilience._runtime.flow import (
+    Bound,
+    Call,
+    Child,
+    Command,
+    Dispose,
+    Flow,
+    Nursery,
+    Park,
+    Sleep,
+    Spawn,
+    Waiter,
+)
+from resilience.outcome import Outcome
+from resilience.typing import Seconds
+
+
+class Limit(Protocol):
+    """A block that is cancelled when its time runs out, and then ends without an error."""
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Return True if time ran out and that is what ended the block."""
+        ...
+
+
+class Backend(Protocol):
+    """What differs between event loops."""
+
+    async def park(self, waiter: Waiter, seconds: Seconds | None) -> None:
+        """Suspend this task until *waiter* is woken, at most for *seconds*."""
+        ...
+
+    async def bound(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
+        """Run *flow* and cancel it at *until*."""
+        ...
+
+    def limit(self, until: Seconds) -> Limit:
+        """Return a block that is cancelled at *until*."""
+        ...
+
+    async def nursery(self, flow: Flow) -> Outcome[Any]:
+        """Run *flow*, with a place for its children."""
+        ...
+
+
+def backend() -> Backend:
+    """Return the backend of the event loop that is running here."""
+    if (trio := sys.modules.get("trio")) is not None and trio.lowlevel.in_trio_task():
+        from resilience._runtime import _trio  # noqa: PLC0415  # only when trio is in use
+
+        return _trio.BACKEND
+    from resilience._runtime import _asyncio  # noqa: PLC0415  # only when asyncio is in use
+
+    return _asyncio.BACKEND
+
+
+async def run(flow: Flow, spawn: Callable[[Spawn], Child] | None = None) -> Outcome[Any]:
+    """Run *flow* to its end, suspending this task for every command."""
+    # Not kept in a local, for the reason given in drive.run.
+    return cast("Outcome[Any]", await result(flow, spawn))
+
+
+async def result(flow: Generator[Command, Any, Any], spawn: Callable[[Spawn], Child] | None = None) -> Any:
+    """Run a flow, or a part of one, and return what it returns."""
+    reply: Any = None
+    resume: Callable[[Any], Command] = flow.send
+    while True:
+        try:
+            command = resume(reply)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            reply = None  # no cycle through this frame: see drive.run
+        try:
+            reply = await _perform(command, spawn)
+            resume = flow.send
+        except BaseException as error:  # noqa: BLE001  # thrown into the flow, which lets it pass
+            reply = error
+            resume = flow.throw
+
+
+async def _perform(command: Command, spawn: Callable[[Spawn], Child] | None) -> Any:  # noqa: PLR0911  # one return a command
+    match command:
+        case Call():
+            return await _call(command)
+        case Sleep():
+            return await _sleep(command.seconds)
+        case Park():
+            return await _park(command.waiter, command.seconds)
+        case Bound():
+            return await backend().bound(command.flow, command.until)
+        case Nursery():
+            return await backend().nursery(command.flow)
+        case Spawn():
+            if spawn is None:
+                msg = "Spawn outside a Nursery"
+                raise RuntimeError(msg)
+            return spawn(command)
+        case Dispose():
+            return await dispose(command.value)
+
+
+async def _call(call: Call) -> Outcome[Any]:
+    try:
+        return Outcome(await call.fn(*call.args, **call.kwargs))
+    except Exception as error:  # noqa: BLE001  # an outcome; the policies judge it
+        return Outcome(error=error)
+
+
+async def _sleep(seconds: Seconds) -> None:
+    if _clock.fake is not None:
+        await _clock.fake.asleep(seconds)
+    else:
+        await anyio.sleep(max(0.0, seconds))
+
+
+async def _park(waiter: Waiter, seconds: Seconds | None) -> None:
+    if _clock.fake is not None:
+        await _clock.fake.apark(waiter, seconds)
+    else:
+        await backend().park(waiter, seconds)
+
+
+async def dispose(value: object) -> None:
+    """Close a value that nobody will see. What closing raises is dropped."""
+    close = getattr(value, "aclose", None) or getattr(value, "close", None)
+    if not callable(close):
+        return
+    try:
+        # Shielded: a cancellation must not leave a connection half-closed.
+        with anyio.CancelScope(shield=True):
+            ending = close()
+            if isawaitable(ending):
+                await ending
+    except Exception:  # noqa: BLE001, S110  # nobody waits for this result any more
+        pass

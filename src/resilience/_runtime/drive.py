@@ -1,0 +1,225 @@
+"""The slow path on a thread."""
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from types import CoroutineType
+from typing import Any, TypeVar, cast
+
+from resilience import _clock
+from resilience._runtime.flow import (
+    Bound,
+    Call,
+    Child,
+    Command,
+    Dispose,
+    Flow,
+    Nursery,
+    Park,
+    Sleep,
+    Spawn,
+    Waiter,
+)
+from resilience.deadline import _innermost as innermost
+from resilience.deadline import bounded, current_deadline, usage
+from resilience.errors import DeadlineExceededError
+from resilience.outcome import Outcome
+from resilience.typing import Seconds
+
+T = TypeVar("T")
+
+
+def run(flow: Flow) -> Outcome[Any]:
+    """Run *flow* to its end, blocking this thread for every command."""
+    # Not kept in a local: an error remembers the frames that called, with all that they hold.
+    return cast("Outcome[Any]", result(flow))
+
+
+def result(flow: Generator[Command, Any, Any]) -> Any:
+    """Run a flow, or a part of one, and return what it returns."""
+    reply: Any = None
+    resume: Callable[[Any], Command] = flow.send
+    while True:
+        try:
+            command = resume(reply)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            # An exception that passes through here refers to this frame: a frame that referred
+            # back to the exception would keep both, and all their locals, alive until the GC runs.
+            reply = None
+        try:
+            reply = _perform(command)
+            resume = flow.send
+        except BaseException as error:  # noqa: BLE001  # thrown into the flow, which lets it pass
+            reply = error
+            resume = flow.throw
+
+
+def unwrap(outcome: Outcome[T]) -> T:
+    """Return the value, or raise the error."""
+    if outcome.error is None:
+        return outcome.value
+    try:
+        raise outcome.error
+    finally:
+        del outcome  # no cycle: frame -> outcome -> error -> traceback -> frame
+
+
+def _perform(command: Command) -> Any:  # noqa: PLR0911  # one return a command
+    match command:
+        case Call():
+            return _call(command)
+        case Sleep():
+            return _sleep(command.seconds)
+        case Park():
+            return _park(command.waiter, command.seconds)
+        case Bound():
+            return _bound(command)
+        case Nursery():
+            return run(command.flow)
+        case Spawn():
+            return _spawn(command)
+        case Dispose():
+            return dispose(command.value)
+
+
+def _call(call: Call) -> Outcome[Any]:
+    # A step before this one may have used the time up, or somebody may have told this thread to stop.
+    if usage.used and (until := current_deadline()) is not None and until <= _clock.monotonic():
+        return Outcome(error=DeadlineExceededError("deadline exceeded: not started"))
+    try:
+        value = call.fn(*call.args, **call.kwargs)
+    except Exception as error:  # noqa: BLE001  # an outcome; the policies judge it
+        return Outcome(error=error)
+    if type(value) is CoroutineType:
+        value.close()
+        name = getattr(call.fn, "__qualname__", repr(call.fn))
+        msg = f"{name} returned a coroutine: decorate the async function itself, or use acall()"
+        raise TypeError(msg)
+    return Outcome(value)
+
+
+def _sleep(seconds: Seconds) -> None:
+    if seconds <= 0:
+        return
+    if _clock.fake is not None:
+        _clock.fake.sleep(seconds)
+    else:
+        time.sleep(min(seconds, threading.TIMEOUT_MAX))
+
+
+def _park(waiter: Waiter, seconds: Seconds | None) -> None:
+    if _clock.fake is not None:
+        _clock.fake.park(waiter, seconds)
+        return
+    block(waiter, seconds)
+
+
+def block(waiter: Waiter, seconds: Seconds | None) -> None:
+    """Block this thread until *waiter* is woken, at most for *seconds*."""
+    bell = threading.Lock()
+    bell.acquire()
+
+    def ring() -> None:
+        with suppress(RuntimeError):  # rung already
+            bell.release()
+
+    waiter.signal = ring
+    try:
+        if not waiter.woken and (seconds is None or seconds > 0):
+            bell.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+    finally:
+        waiter.signal = None
+
+
+def _bound(command: Bound) -> Outcome[Any] | None:
+    if command.thread:
+        return _in_worker(command)
+    with bounded(command.until):
+        return run(command.flow)
+
+
+def _in_worker(command: Bound) -> Outcome[Any] | None:
+    waiter = Waiter()
+    ended: list[Outcome[Any]] = []
+    escaped: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with bounded(command.until):
+                ended.append(run(command.flow))
+        except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
+            escaped.append(error)
+        finally:
+            waiter.wake()
+
+    _start(work)
+    while not waiter.woken and (left := command.until - _clock.monotonic()) > 0:
+        _park(waiter, left)
+    if escaped:
+        raise escaped.pop()
+    return ended.pop() if ended else None
+
+
+class _Revocable(bounded):
+    """A block with the deadline of the one around it, until somebody says that time is up."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        # In the thread that spawns: the other one runs in a copy of this context.
+        self.outer = innermost.get()
+        self.until = None if self.outer is None else self.outer.until
+
+    def __enter__(self) -> None:
+        innermost.set(self)
+
+    def revoke(self, context: contextvars.Context) -> None:
+        """Let time be up for what runs in this block, which is in *context*, and in the blocks inside it."""
+        now = _clock.monotonic()
+        usage.used = True
+        self.until = now
+        inside: list[bounded] = []
+        block = context.get(innermost)
+        while block is not None and block is not self:
+            inside.append(block)
+            block = block.outer
+        if block is self:  # else it has not begun, or is over, and those blocks are not its own
+            for each in inside:
+                each.until = now
+
+
+def _spawn(command: Spawn) -> Child:
+    block = _Revocable()
+
+    def work() -> None:
+        try:
+            with block:
+                run(command.flow)
+        except BaseException as error:  # noqa: BLE001  # handed to the flow that spawned
+            command.failed(error)
+
+    context = _start(work)
+    return Child(lambda: block.revoke(context))
+
+
+def _start(work: Callable[[], None]) -> contextvars.Context:
+    context = contextvars.copy_context()
+    if _clock.fake is not None:
+        work = _clock.fake.worker(work)
+    # A daemon, so that work that was abandoned cannot keep the process from ending.
+    threading.Thread(target=context.run, args=(work,), name="resilience", daemon=True).start()
+    return context
+
+
+def dispose(value: object) -> None:
+    """Close a value that nobody will see. What closing raises is dropped."""
+    close = getattr(value, "close", None)
+    if callable(close):
+        try:
+            close()
+        except Exception:  # noqa: BLE001, S110  # nobody waits for this result any more
+            pass

@@ -1,0 +1,54 @@
+"""A waiting line, first in, first out, for threads and tasks alike."""
+
+from collections import OrderedDict
+
+from resilience._runtime.flow import Waiter
+
+
+class Line:
+    """
+    Who waits for permits, in order of arrival. The caller holds the lock of its policy.
+
+    Only the first in line may take a permit, so that nobody overtakes and no large request starves.
+    Waking is all that others do for it: the one who is woken looks for itself whether it may go.
+    """
+
+    __slots__ = ("_waiters", "permits")
+
+    def __init__(self) -> None:
+        self._waiters: OrderedDict[Waiter, int] = OrderedDict()
+        self.permits = 0
+        """How many permits the line waits for in all."""
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def join(self, waiter: Waiter) -> None:
+        """Queue up at the end."""
+        if not self._waiters:
+            self.permits = 0  # an interrupt in `leave` may have left a remainder
+        self._waiters[waiter] = waiter.permits
+        self.permits += waiter.permits
+
+    def is_first(self, waiter: Waiter) -> bool:
+        """Whether it is *waiter*'s turn."""
+        return bool(self._waiters) and next(iter(self._waiters)) is waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Step out, served or not, and let the next one look. One who never joined changes nothing."""
+        if waiter in self._waiters:
+            self.permits -= self._waiters.pop(waiter)
+            self.wake_first()
+
+    def wake_first(self) -> None:
+        """Let the first in line look again. One whose event loop is closed counts as gone."""
+        while self._waiters:
+            first = next(iter(self._waiters))
+            if first.wake():
+                return
+            self.permits -= self._waiters.pop(first)
+
+    def clear(self) -> None:
+        """Forget everybody: after a fork they are threads of another process."""
+        self._waiters.clear()
+        self.permits = 0

@@ -1,0 +1,165 @@
+"""What a gate hands out: a permit, a rejection, or a guard for a block."""
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from resilience import _clock
+from resilience._core.permit import Refusal
+from resilience._runtime import drive
+from resilience._runtime.flow import PLAIN
+from resilience._runtime.policy import Binding
+from resilience.deadline import current_deadline
+from resilience.errors import RejectedError
+from resilience.outcome import Outcome, Verdict
+from resilience.typing import Seconds
+
+if TYPE_CHECKING:
+    from resilience._runtime.gate import Acquiring, Ask, Decision, Gate
+
+
+class Hold:
+    """
+    What a call holds of a gate: its token, or nothing.
+
+    The token comes and goes in one line each, together with the decision that gives or takes it.
+    Whatever interrupts a call, a ``KeyboardInterrupt`` above all, then finds it here or settled, and
+    whoever cleans up may give it back without asking: giving back nothing changes nothing.
+
+    Attributes:
+        token: The machine's token; None, or the refusal, if there is nothing to give back.
+
+    """
+
+    __slots__ = ("token",)
+
+    def __init__(self) -> None:
+        self.token: Any = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to give back."""
+        return self.token is None or isinstance(self.token, Refusal)
+
+
+class Permit(Hold):
+    """
+    Leave to make one call. True, where a `Rejection` is false.
+
+    Settling or releasing it a second time changes nothing.
+    """
+
+    __slots__ = ("_gate", "_started")
+
+    def __init__(self, gate: "Gate") -> None:
+        super().__init__()
+        self._gate = gate
+        self._started: Seconds = 0.0
+
+    def __bool__(self) -> Literal[True]:
+        return True
+
+    def begin(self) -> None:
+        """Note that the call starts now."""
+        self._started = _clock.monotonic()
+
+    def settle(self, verdict: Verdict = Verdict.GOOD, *, retry_after: Seconds | None = None) -> None:
+        """Hand the permit back with what its call taught us. `Verdict.IGNORED` releases it."""
+        self._gate._take_back(self, verdict, self._started, retry_after)  # its own gate
+
+    def release(self) -> None:
+        """Hand the permit back; nothing is learnt."""
+        self._gate._give_back(self, cancelled=False)  # its own gate
+
+
+class Rejection:
+    """
+    No leave. False, where a `Permit` is true.
+
+    Attributes:
+        policy: Name of the policy that refused.
+        retry_after: Seconds until a further call may be admitted, a lower bound, or None.
+
+    """
+
+    __slots__ = ("_gate", "policy", "retry_after")
+
+    def __init__(self, gate: "Gate", retry_after: Seconds | None) -> None:
+        self._gate = gate
+        self.policy = gate.name
+        self.retry_after = retry_after
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def error(self) -> RejectedError:
+        """Return the error to raise, if you choose to raise one."""
+        return self._gate.error(self.policy, self.retry_after)
+
+
+class Guard:
+    """A guarded block. One use each: ask for a new one every time."""
+
+    __slots__ = ("_ask", "_gate", "_is_used", "_permit")
+
+    def __init__(self, gate: "Gate", ask: "Ask" = 1) -> None:
+        self._gate = gate
+        self._ask = ask
+        self._permit = Permit(gate)
+        self._is_used = False
+
+    def __enter__(self) -> Permit:
+        self._check()
+        try:
+            return self._admitted(drive.result(self._acquiring()))
+        except BaseException:
+            self._gate._give_back(self._permit)  # its own gate
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(error)
+
+    async def __aenter__(self) -> Permit:
+        from resilience._runtime import adrive  # noqa: PLC0415  # anyio comes with the first async use
+
+        self._check()
+        try:
+            return self._admitted(await adrive.result(self._acquiring()))
+        except BaseException:
+            self._gate._give_back(self._permit)  # its own gate
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(error)
+
+    def _check(self) -> None:
+        if self._is_used:
+            msg = "a guard is entered once: ask for a new one"
+            raise RuntimeError(msg)
+        self._is_used = True
+
+    def _acquiring(self) -> "Acquiring":
+        gate = self._gate
+        return gate._acquire(self._ask, gate._max_wait, current_deadline(), self._permit)  # its own gate
+
+    def _admitted(self, decision: "Decision") -> Permit:
+        if isinstance(decision, Refusal):
+            raise self._gate._refused(decision)  # its own gate
+        self._permit.begin()
+        return self._permit
+
+    def _leave(self, error: BaseException | None) -> None:
+        gate, permit = self._gate, self._permit
+        try:
+            if error is None or isinstance(error, Exception):
+                outcome: Outcome[Any] = Outcome(error=error)
+                verdict = gate.judge(Binding(gate.name))(outcome, PLAIN)
+                permit.settle(verdict, retry_after=outcome.retry_after)
+            else:
+                gate._give_back(permit)  # its own gate
+        except BaseException:
+            gate._give_back(permit)  # its own gate
+            raise

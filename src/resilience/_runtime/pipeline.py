@@ -1,0 +1,261 @@
+"""Several policies as one. The first is the outermost."""
+
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import ParamSpec, TypeVar
+
+from resilience._runtime import compose, fork, wrap
+from resilience._runtime.flow import Call, Flow, Inner
+from resilience._runtime.policy import Binding, Policy, Step, name_problems, nest
+from resilience.errors import ConfigError, ConfigWarning, Problem
+from resilience.events import emit
+from resilience.outcome import CallContext, Classifier, ErrorMatch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineSettings:
+    """
+    What a pipeline is made of.
+
+    Attributes:
+        policies: Its policies; the first is the outermost.
+
+    """
+
+    policies: tuple[Policy, ...]
+
+
+class Pipeline(Policy):
+    """
+    Several policies as one; the first is the outermost.
+
+    A pipeline checks itself when it is built. Settings that cannot work together raise one
+    `ConfigError`; those that are only unwise give a `ConfigWarning` each. Policies without a
+    name, a classifier or a budget of their own inherit the pipeline's.
+
+    Args:
+        name: Name for telemetry, errors and the retry budget. Default: that of the first function
+            it guards.
+        policies: The policies, from the outermost to the innermost.
+        on: Errors that count as bad: a type, a tuple of types, or a predicate.
+        classify: Judge of outcomes, for every policy without one of its own.
+
+    Raises:
+        ConfigError: The policies contradict each other, or a setting is wrong.
+
+    Example:
+        >>> from resilience import Pipeline, Retry, Timeout
+        >>> inventory = Pipeline("inventory", Retry(attempts=2), Timeout(0.8))
+        >>> inventory.call(len, "four")
+        4
+
+    """
+
+    __slots__ = ("_lock", "_policies", "_version")
+
+    kind = "pipeline"
+
+    def __init__(
+        self,
+        name: "str | Policy | None" = None,
+        /,
+        *policies: Policy,
+        on: ErrorMatch | None = None,
+        classify: Classifier | None = None,
+    ) -> None:
+        if isinstance(name, Policy):
+            policies = (name, *policies)
+            name = None
+        problems = [*name_problems(name), *_problems(policies)]
+        if problems:
+            raise ConfigError("Pipeline" if name is None else f"Pipeline {name!r}", problems)
+        super().__init__(name, on=on, classify=classify)
+        for unwise in compose.unwise(_flat(policies)):
+            warnings.warn(f"{name or 'pipeline'}: {unwise}", ConfigWarning, stacklevel=2)
+        self._policies = tuple(policies)
+        self._version = 0
+        self._lock = threading.RLock()
+        fork.register(self)
+        if name is not None:
+            self._name_policies(name)
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """Its policies, the first is the outermost."""
+        return self._policies
+
+    @property
+    def parts(self) -> tuple[Policy, ...]:
+        """All its policies, those of inner pipelines among them."""
+        return tuple(part for policy in self._policies for part in policy.parts)
+
+    @property
+    def settings(self) -> PipelineSettings:
+        """What it is made of."""
+        return PipelineSettings(policies=self._policies)
+
+    def adopt_name(self, name: str) -> str:
+        """Take *name* unless there is one already, for its policies too; return the name."""
+        name = super().adopt_name(name)
+        self._name_policies(name)
+        return name
+
+    def _name_policies(self, name: str) -> None:
+        for policy in self._policies:
+            policy.adopt_name(name)
+
+    def step_for(self, binding: Binding) -> Step:
+        """Return the step that goes through every policy, following later reloads."""
+        return _Bound(self, Binding(self.adopt_name(binding.name), binding.classify)).step
+
+    def bind(
+        self,
+        fn: Callable[P, R],
+        *,
+        classify: Classifier | None = None,
+        context: Callable[..., CallContext] | None = None,
+    ) -> Callable[P, R]:
+        """
+        Guard *fn* with a classifier and a context of its own: what integrations use.
+
+        Args:
+            fn: The function, as for the decorator.
+            classify: Judge of outcomes in place of the pipeline's, for policies without their own.
+            context: Called with the arguments of each call; returns its `CallContext`.
+
+        """
+        guarded: Callable[P, R] = wrap.wrap(self, fn, classify=classify, context=context)
+        return guarded
+
+    def reload(
+        self, *policies: Policy, on: ErrorMatch | None = None, classify: Classifier | None = None
+    ) -> None:
+        """
+        Take the settings of *policies*, and keep the state of the present ones.
+
+        Each new policy is matched with a present one of its type, in order; the present one takes
+        over its settings and stays, with its window, its permits and its place in telemetry. New
+        kinds are added, kinds no longer listed are dropped. Calls under way end as they began.
+
+        Raises:
+            ConfigError: The new pipeline is not valid. The present one stays as it is.
+
+        """
+        try:
+            problems = _problems(policies)
+            if problems:
+                raise ConfigError(f"Pipeline {self.name!r}", problems)
+            judge = Pipeline(None, on=on, classify=classify)._classify
+        except Exception as error:
+            emit("resilience.pipeline.reload_failed", self.name, {"error.type": type(error).__qualname__})
+            raise
+        with self._lock:
+            present = list(self._policies)
+            taken: list[Policy] = []
+            for policy in policies:
+                match = next((old for old in present if type(old) is type(policy)), None)
+                if match is None or match is policy:
+                    taken.append(policy)
+                else:
+                    match.take_settings(policy)
+                    taken.append(match)
+                if match is not None:
+                    present.remove(match)
+            self._policies = tuple(taken)
+            if on is not None or classify is not None:
+                self._classify = judge
+            self._version += 1
+            if self._name is not None:
+                self._name_policies(self._name)
+        emit("resilience.pipeline.reload", self.name, {})
+
+    def describe(self) -> str:
+        """
+        Say what happens to a call, in the real order of admission, with every setting and its source.
+
+        Example:
+            >>> from resilience import Pipeline, Timeout
+            >>> print(Pipeline("stock", Timeout(0.8)).describe())
+            pipeline 'stock'
+              1. timeout 'stock' (name from the pipeline)
+                   duration = 0.8 (set)
+                   thread = False (default)
+                   max_abandoned = 40 (default)
+
+        """
+        return "\n".join([f"pipeline {self.name!r}", *_described(self, "  ")])
+
+    def _configure(self, settings: PipelineSettings) -> None:
+        self.reload(*settings.policies)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+
+
+class _Bound:
+    """A pipeline, bound to where it is used; put together anew after a reload."""
+
+    __slots__ = ("_binding", "_built", "_pipeline")
+
+    def __init__(self, pipeline: Pipeline, binding: Binding) -> None:
+        self._pipeline = pipeline
+        self._binding = binding
+        self._built: tuple[int, Inner, Inner] | None = None
+
+    def step(self, call: Call, inner: Inner) -> Flow:
+        pipeline = self._pipeline
+        version = pipeline._version  # its own pipeline
+        built = self._built
+        if built is None or built[0] != version or built[1] is not inner:
+            classify = self._binding.classify or pipeline._classify  # its own pipeline
+            binding = Binding(self._binding.name, classify)
+            ordered = compose.in_order_of_admission(pipeline.policies)
+            run = nest([policy.step_for(binding) for policy in ordered], inner)
+            self._built = built = (version, inner, run)
+        return built[2](call)
+
+
+def _flat(policies: Iterable[Policy]) -> list[Policy]:
+    return [part for policy in policies for part in policy.parts]
+
+
+def _problems(policies: Sequence[object]) -> list[Problem]:
+    strangers = [
+        Problem("policies", policy, "must be policies such as Retry(...)")
+        for policy in policies
+        if not isinstance(policy, Policy)
+    ]
+    if strangers:
+        return strangers
+    return compose.problems(_flat([policy for policy in policies if isinstance(policy, Policy)]))
+
+
+def _described(pipeline: Pipeline, indent: str) -> list[str]:
+    lines: list[str] = []
+    for number, policy in enumerate(compose.in_order_of_admission(pipeline.policies), 1):
+        inherited = " (name from the pipeline)" if policy.name == pipeline.name else ""
+        lines.append(f"{indent}{number}. {policy.kind} {policy.name!r}{inherited}")
+        if isinstance(policy, Pipeline):
+            lines.extend(_described(policy, indent + "     "))
+            continue
+        lines.extend(
+            f"{indent}     {setting} = {value} ({source})" for setting, value, source in explained(policy)
+        )
+    return lines
+
+
+def explained(policy: Policy) -> list[tuple[str, str, str]]:
+    """Return each setting of *policy* with its value and where that comes from."""
+    rows: list[tuple[str, str, str]] = []
+    for field in fields(policy.settings):
+        value = getattr(policy.settings, field.name)
+        default = field.default if field.default is not MISSING else None
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        rows.append((field.name, repr(value), "default" if value == default else "set"))
+    return rows

@@ -1,0 +1,278 @@
+"""What every policy is: a name, a decorator, and a flow around the call."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar, cast
+
+from resilience._runtime import wrap
+from resilience._runtime.flow import Call, Flow, Inner, leaf
+from resilience.errors import ConfigError, Problem
+from resilience.outcome import (
+    CallContext,
+    Classifier,
+    ErrorMatch,
+    Outcome,
+    Verdict,
+    any_error_is_bad,
+    errors_in,
+)
+from resilience.typing import Seconds
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """
+    What a policy inherits where it is used.
+
+    Attributes:
+        name: Name of the pipeline, or of the function that is decorated.
+        classify: The pipeline's classifier, or None.
+
+    """
+
+    name: str
+    classify: Classifier | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """
+    What a pipeline must know of a policy to check that its policies make sense together.
+
+    Attributes:
+        bound: Longest time its inner call may take, in seconds, or None.
+        repeats: Whether it calls again after a failure.
+        races: Whether it calls again while a call is under way.
+        budgeted: Whether a budget pays for further calls.
+        replaces: Whether it turns failures into results.
+        window: Seconds of history its decisions are taken over, or None.
+        waits: Longest time it may wait for admission, in seconds.
+        rank: For a gate that never waits: its place among neighbouring gates, lowest asked first.
+
+    """
+
+    bound: Seconds | None = None
+    repeats: bool = False
+    races: bool = False
+    budgeted: bool = True
+    replaces: bool = False
+    window: Seconds | None = None
+    waits: Seconds = 0.0
+    rank: int | None = None
+
+
+NO_TRAITS = Traits()
+
+
+class Policy(ABC):
+    """
+    Something that decides whether, when and how often a call is made.
+
+    Thread-safe, and bound to no event loop: one object serves threads, asyncio and trio at once.
+    """
+
+    __slots__ = ("__weakref__", "_classify", "_flow", "_name")
+
+    kind: ClassVar[str]
+    """What it is in telemetry and `describe()`, for example ``circuit_breaker``."""
+
+    streams: ClassVar[bool] = True
+    """Whether it can guard a generator."""
+
+    def __init__(
+        self, name: str | None, *, on: ErrorMatch | None = None, classify: Classifier | None = None
+    ) -> None:
+        problems = [*name_problems(name), *judge_problems(on, classify)]
+        if problems:
+            raise ConfigError(type(self).__name__, problems)
+        self._name = name
+        self._flow: Inner | None = None
+        self._classify: Classifier | None = classify if on is None else errors_in(on)
+
+    @property
+    def name(self) -> str:
+        """Its own name, else that of the first pipeline or function it was used for."""
+        return self._name or self.kind
+
+    @property
+    def traits(self) -> Traits:
+        """What a pipeline must know of it."""
+        return NO_TRAITS
+
+    @property
+    def parts(self) -> "tuple[Policy, ...]":
+        """What it is made of: itself, unless it combines others."""
+        return (self,)
+
+    @property
+    @abstractmethod
+    def settings(self) -> Any:
+        """Its settings, frozen."""
+
+    @abstractmethod
+    def step_for(self, binding: Binding) -> "Step":
+        """Return what runs this policy around an inner flow, where *binding* holds."""
+
+    @abstractmethod
+    def _configure(self, settings: Any) -> None:
+        """Take new settings, checked already, and keep the state."""
+
+    def reconfigure(self, **changes: Any) -> None:
+        """
+        Change settings at run time and keep the state.
+
+        Raises:
+            ConfigError: A setting is unknown or wrong. Nothing has changed then.
+
+        Example:
+            >>> from resilience import Timeout
+            >>> timeout = Timeout(0.8)
+            >>> timeout.reconfigure(duration=1.5)
+            >>> timeout.settings.duration
+            1.5
+
+        """
+        known = self.settings.__dataclass_fields__
+        unknown = [
+            Problem(name, value, "is not a setting") for name, value in changes.items() if name not in known
+        ]
+        if unknown:
+            raise ConfigError(type(self).__name__, unknown)
+        self._configure(replace(self.settings, **changes))
+
+    def take_settings(self, other: "Policy") -> None:
+        """Take the settings and the classifier of *other*, a policy of the same type; keep the state."""
+        self._configure(other.settings)
+        self._classify = other._classify
+        self._flow = None
+
+    def adopt_name(self, name: str) -> str:
+        """Take *name* unless there is one already, since names, once used, stay; return the name."""
+        if self._name is None:
+            self._name = name
+        return self._name
+
+    def flow_for(self, name: str, classify: Classifier | None = None) -> Inner:
+        """Return the flow of calls to the function called *name*."""
+        cached = self._flow
+        if cached is not None and classify is None:
+            return cached
+        step = self.step_for(Binding(self.adopt_name(name), classify))
+        flow = nest([step], leaf)
+        if classify is None:
+            self._flow = flow
+        return flow
+
+    def judge(self, binding: Binding) -> "Judge":
+        """Return the classifier in force: its own, else the pipeline's, else the default."""
+        return checked(self._classify or binding.classify or any_error_is_bad)
+
+    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
+        """
+        Guard *fn* and return a function of the same name, signature and colour.
+
+        Args:
+            fn: A function, a coroutine function, a generator function of either kind, a method, a
+                ``functools.partial`` or another callable object.
+
+        Raises:
+            TypeError: *fn* cannot be guarded, such as a class.
+            ConfigError: This policy cannot guard a stream, and *fn* is a generator function.
+
+        """
+        guarded: Callable[P, R] = wrap.wrap(self, fn)
+        return guarded
+
+    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """
+        Call the plain function *fn* once under this policy.
+
+        Raises:
+            TypeError: *fn* is a coroutine function; use `acall`.
+
+        """
+        result: R = wrap.call(self, fn, args, kwargs)
+        return result
+
+    async def acall(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Await ``fn(*args, **kwargs)`` once under this policy."""
+        result: R = await wrap.acall(self, fn, args, kwargs)
+        return result
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+class Step(Protocol):
+    """One policy, bound to where it is used."""
+
+    def __call__(self, call: Call, inner: Inner, /) -> Flow:
+        """Return the flow of *call* through this policy, around *inner*."""
+        ...
+
+
+Judge = Callable[[Outcome[Any], CallContext], Verdict]
+
+
+def checked(classify: Classifier) -> Judge:
+    """Return *classify*, refusing anything but a verdict."""
+    if classify is any_error_is_bad:
+        return any_error_is_bad
+
+    def judge(outcome: Outcome[Any], context: CallContext) -> Verdict:
+        if isinstance(outcome.value, wrap.Opened):
+            return Verdict.GOOD  # a stream that has begun; it is judged by its end
+        verdict = classify(outcome, context)
+        if not isinstance(verdict, Verdict):
+            msg = f"a classifier must return a Verdict, got {verdict!r}"
+            raise TypeError(msg)
+        return verdict
+
+    return judge
+
+
+def nest(steps: "list[Step]", innermost: Inner) -> Inner:
+    """Put the steps around *innermost*; the first step is the outermost."""
+    inner = innermost
+    for step in reversed(steps):
+        inner = _around(step, inner)
+    return inner
+
+
+def _around(step: Step, inner: Inner) -> Inner:
+    return lambda call: step(call, inner)
+
+
+def name_problems(name: object) -> list[Problem]:
+    """Return what is wrong with a policy's name."""
+    if name is None or (isinstance(name, str) and name.strip()):
+        return []
+    return [Problem("name", name, "must be a non-empty string or None")]
+
+
+def judge_problems(on: object, classify: object) -> list[Problem]:
+    """Return what is wrong with ``on=`` and ``classify=``."""
+    problems: list[Problem] = []
+    if on is not None and not _is_match(on):
+        rule = "must be an exception type, a tuple of exception types, or a predicate"
+        problems.append(Problem("on", on, rule))
+    if classify is not None and not callable(classify):
+        problems.append(Problem("classify", classify, "must be callable"))
+    if on is not None and classify is not None:
+        problems.append(Problem("classify", classify, "cannot be combined with on="))
+    return problems
+
+
+def _is_match(on: object) -> bool:
+    if isinstance(on, tuple):
+        entries = cast("tuple[object, ...]", on)
+        return bool(entries) and all(
+            isinstance(each, type) and issubclass(each, Exception) for each in entries
+        )
+    if isinstance(on, type):
+        return issubclass(on, Exception)
+    return callable(on)

@@ -1,0 +1,142 @@
+"""
+Every exception of the package.
+
+    ValueError
+    └── ConfigError                     settings that cannot work; lists every problem
+    Exception
+    └── RejectedError                   the function did not run
+        ├── CircuitOpenError            the circuit breaker is open, isolated or out of probes
+        ├── RateLimitedError            no rate permit within the wait allowed
+        ├── ConcurrencyLimitedError     no concurrency slot within the wait allowed
+        └── LoadShedError               shed to protect the dependency
+    UserWarning
+    └── ConfigWarning                   settings that work, but unwisely
+    TimeoutError                        (the builtin) an attempt or a call took too long
+    └── DeadlineExceededError           the caller's own time is used up
+
+Errors are attributes first and words second: a program reads the attributes, a person the message.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """
+    One thing that is wrong with a set of settings.
+
+    Attributes:
+        setting: Name of the setting, as the user wrote it.
+        value: What it was set to.
+        rule: What must hold instead, for example ``must be > 0``.
+
+    """
+
+    setting: str
+    value: object
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.setting} {self.rule}, got {self.value!r}"
+
+
+class ConfigError(ValueError):
+    """
+    Settings that cannot work. One error lists every problem found.
+
+    Attributes:
+        subject: What was being built, for example ``CircuitBreaker``.
+        problems: Every problem, in the order of the settings.
+
+    Example:
+        >>> from resilience import Timeout
+        >>> try:
+        ...     Timeout(-1)
+        ... except ConfigError as error:
+        ...     print(error.problems[0].setting)
+        duration
+
+    """
+
+    def __init__(self, subject: str, problems: Iterable[Problem]) -> None:
+        self.subject = subject
+        self.problems = tuple(problems)
+        super().__init__(subject, self.problems)
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return f"{self.subject}: {self.problems[0]}"
+        lines = "".join(f"\n  - {problem}" for problem in self.problems)
+        return f"{self.subject}: {len(self.problems)} problems{lines}"
+
+
+class ConfigWarning(UserWarning):
+    """Settings that work, but rarely as their author hopes."""
+
+
+class RejectedError(Exception):
+    """
+    A policy refused the call: the function did not run.
+
+    Attributes:
+        policy: Name of the policy that refused.
+        retry_after: Seconds until a further call may be admitted; a lower bound. None when the
+            policy cannot know, as when somebody isolated a circuit by hand.
+
+    """
+
+    _says = "refused"
+
+    def __init__(self, policy: str, retry_after: float | None = None) -> None:
+        self.policy = policy
+        self.retry_after = retry_after
+        super().__init__(policy, retry_after)
+
+    def __str__(self) -> str:
+        hint = "" if self.retry_after is None else f"; retry after {self.retry_after:.3g} s"
+        return f"{self.policy!r} {self._says}{hint}"
+
+
+class CircuitOpenError(RejectedError):
+    """
+    The circuit breaker does not admit calls now.
+
+    Its ``__cause__`` is never set: an exception kept by the breaker would keep the frames of a
+    failed call alive for as long as the circuit is open.
+    """
+
+    _says = "is not admitting calls: the circuit is open"
+
+
+class RateLimitedError(RejectedError):
+    """No rate permit was free within the wait allowed."""
+
+    _says = "is over its rate"
+
+
+class ConcurrencyLimitedError(RejectedError):
+    """No concurrency slot was free within the wait allowed."""
+
+    _says = "is at its concurrency limit"
+
+
+class LoadShedError(RejectedError):
+    """The call was shed to protect a dependency that is refusing work."""
+
+    _says = "is shedding load"
+
+
+class DeadlineExceededError(TimeoutError):
+    """
+    The caller's own time is used up. Never retried.
+
+    Attributes:
+        started: Whether the function had been called when the time ran out. False means that
+            it did not run.
+
+    """
+
+    def __init__(self, message: str = "deadline exceeded", *, started: bool = False) -> None:
+        self.started = started
+        super().__init__(message)
