@@ -1,0 +1,282 @@
+"""Stop calling a dependency that keeps failing, and probe until it recovers."""
+
+import random
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from resilience import _clock
+from resilience._runtime.gate import Ask, Decision, Gate
+from resilience._runtime.policy import Traits
+from resilience.circuit_breaker._machine import Circuit, CircuitState
+from resilience.circuit_breaker._settings import Break, CircuitBreakerSettings
+from resilience.errors import CircuitOpenError
+from resilience.events import emit
+from resilience.outcome import Classifier, ErrorMatch, Verdict
+from resilience.typing import Random, Ratio, Seconds
+
+
+class CircuitBreaker(Gate):
+    """
+    Stop calling a dependency that keeps failing, and probe until it recovers.
+
+    The circuit opens when any of its rules holds: the share of bad results among at least
+    *minimum_throughput* reached *failure_ratio*, the share of slow ones reached *slow_call_ratio*,
+    or *consecutive_failures* bad results came in a row. While it is open, calls raise
+    `CircuitOpenError` at once. After the break it is half-open: *probes* calls pass, each for at
+    most *probe_timeout*, and their results close it or open it again for longer.
+
+    Ignored and cancelled calls teach nothing. A result that comes back after the state changed
+    changes nothing.
+
+    Args:
+        name: Name for telemetry and errors. Default: that of the pipeline or function.
+        failure_ratio: Share of bad results that opens the circuit, 0 < r <= 1, or None.
+            Default 0.5 (Hystrix, Resilience4j).
+        minimum_throughput: Results needed before a share counts, >= 1. Default 20 (Hystrix).
+        sampling_duration: Seconds of history the shares are taken over. Default 30.0 (Polly).
+        sampling_calls: Instead: number of latest results they are taken over, >= 1.
+        consecutive_failures: Bad results in a row that open the circuit, >= 1, or None.
+        slow_call_duration: Seconds after which a call was slow, > 0, or None.
+        slow_call_ratio: Share of slow calls that opens the circuit, 0 < r <= 1. Default 1.0.
+        break_duration: Seconds the circuit stays open at first, > 0, or a callable that takes a
+            `Break` and returns them. Default 5.0 (Polly).
+        break_factor: Growth of the break after each failed round, >= 1. Default 2.0 (Finagle).
+        max_break_duration: Longest break in seconds, before jitter. Default 60.0 (Finagle).
+        break_jitter: Share by which chance may lengthen a break, 0 to 1. Default 0.2.
+        probes: Calls that a half-open circuit lets pass, >= 1. Default 1 (Polly).
+        required_successes: Good ones among them that close it. Default: all.
+        probe_timeout: Seconds after which an unanswered probe gives up its place. Default 60.0.
+        ramp_duration: Seconds over which admission rises to all after closing. Default 0.0.
+        open_on_throttle: Whether a throttled result with a ``retry_after`` opens the circuit for
+            that long. Default False.
+        on: Errors that count as bad: a type, a tuple of types, or a predicate.
+        classify: Judge of outcomes, in place of *on*.
+        rng: Where jitter comes from. Default: the process's own generator.
+
+    Raises:
+        ConfigError: A setting is wrong, see `CircuitBreakerSettings`; every problem is listed.
+
+    Example:
+        >>> payments = CircuitBreaker("payments", consecutive_failures=3)
+        >>> @payments
+        ... def charge(amount: int) -> str:
+        ...     return f"charged {amount}"
+        >>> charge(100), payments.state
+        ('charged 100', <CircuitState.CLOSED: 'closed'>)
+
+    """
+
+    __slots__ = ("_circuit", "_random")
+
+    kind = "circuit_breaker"
+    error = CircuitOpenError
+
+    def __init__(  # one argument a setting
+        self,
+        name: str | None = None,
+        *,
+        failure_ratio: Ratio | None = 0.5,
+        minimum_throughput: int = 20,
+        sampling_duration: Seconds | None = None,
+        sampling_calls: int | None = None,
+        consecutive_failures: int | None = None,
+        slow_call_duration: Seconds | None = None,
+        slow_call_ratio: Ratio = 1.0,
+        break_duration: Seconds | Callable[[Break], Seconds] = 5.0,
+        break_factor: float = 2.0,
+        max_break_duration: Seconds = 60.0,
+        break_jitter: Ratio = 0.2,
+        probes: int = 1,
+        required_successes: int | None = None,
+        probe_timeout: Seconds = 60.0,
+        ramp_duration: Seconds = 0.0,
+        open_on_throttle: bool = False,
+        on: ErrorMatch | None = None,
+        classify: Classifier | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        super().__init__(name, on=on, classify=classify)
+        self._random = rng or random
+        self._circuit = Circuit(
+            CircuitBreakerSettings(
+                failure_ratio=failure_ratio,
+                minimum_throughput=minimum_throughput,
+                sampling_duration=sampling_duration,
+                sampling_calls=sampling_calls,
+                consecutive_failures=consecutive_failures,
+                slow_call_duration=slow_call_duration,
+                slow_call_ratio=slow_call_ratio,
+                break_duration=break_duration,
+                break_factor=break_factor,
+                max_break_duration=max_break_duration,
+                break_jitter=break_jitter,
+                probes=probes,
+                required_successes=required_successes,
+                probe_timeout=probe_timeout,
+                ramp_duration=ramp_duration,
+                open_on_throttle=open_on_throttle,
+            ),
+            _clock.monotonic(),
+        )
+
+    @property
+    def settings(self) -> CircuitBreakerSettings:
+        """Its settings, frozen."""
+        return self._circuit.settings
+
+    @property
+    def traits(self) -> Traits:
+        """A gate that holds nothing, and looks back over its window."""
+        return Traits(window=self.settings.window_duration, rank=1)
+
+    # What is known
+
+    @property
+    def state(self) -> CircuitState:
+        """The state that a call would find now."""
+        with self._lock:
+            return self._circuit.state_at(_clock.monotonic())
+
+    @property
+    def failure_ratio(self) -> Ratio | None:
+        """Share of bad results in the window; None below the minimum throughput."""
+        with self._lock:
+            return self._circuit.failure_ratio(_clock.monotonic())
+
+    @property
+    def slow_call_ratio(self) -> Ratio | None:
+        """Share of slow results in the window; None below the minimum throughput."""
+        with self._lock:
+            return self._circuit.slow_call_ratio(_clock.monotonic())
+
+    # Orders
+
+    def isolate(self) -> "Order":
+        """
+        Refuse every call until the returned order, and every other one, has been ended.
+
+        Example:
+            >>> breaker = CircuitBreaker("stock")
+            >>> with breaker.isolate():
+            ...     breaker.state
+            <CircuitState.ISOLATED: 'forced_open'>
+
+        """
+        return self._order(Circuit.isolate, Circuit.end_isolation)
+
+    def disable(self) -> "Order":
+        """Let every call pass and learn nothing, until the order is ended. Isolation is stronger."""
+        return self._order(Circuit.disable, Circuit.end_disabling)
+
+    def shadow(self) -> "Order":
+        """Learn, change state and report, but refuse nobody, until the order is ended."""
+        return self._order(lambda circuit, _: circuit.shadow(), lambda circuit, _: circuit.end_shadow())
+
+    def reset(self) -> None:
+        """Close the circuit as if it were new. Orders stay in force."""
+        with self._lock:
+            self._circuit.reset(_clock.monotonic())
+        self._changed()
+
+    # From one process to the next
+
+    def snapshot(self) -> dict[str, str | int | float]:
+        """Return what another process needs to carry on: a plain dict, ready for JSON."""
+        with self._lock:
+            return self._circuit.snapshot(_clock.monotonic())
+
+    def restore(self, snapshot: Mapping[str, object]) -> None:
+        """
+        Carry on from a `snapshot`.
+
+        Raises:
+            ConfigError: It is no such snapshot; nothing was changed.
+
+        """
+        with self._lock:
+            self._circuit.restore(snapshot, _clock.monotonic())
+        self._changed()
+
+    # What a gate supplies
+
+    def _configure(self, settings: CircuitBreakerSettings) -> None:
+        with self._lock:
+            self._circuit.configure(settings, _clock.monotonic())
+
+    def _admit(self, now: Seconds, ask: Ask) -> Decision:  # noqa: ARG002  # a call is a call
+        return self._circuit.admit(now, self._random.random())
+
+    def _settle(
+        self, token: Any, verdict: Verdict, now: Seconds, started: Seconds, retry_after: Seconds | None
+    ) -> None:
+        self._circuit.settle(
+            token,
+            verdict,
+            now,
+            duration=now - started,
+            retry_after=retry_after,
+            draw=self._random.random(),
+        )
+
+    def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:
+        self._circuit.release(token, now, cancelled=cancelled)
+
+    def _changed(self) -> None:
+        if not self._circuit.has_news:
+            return
+        with self._lock:
+            transitions = self._circuit.drain()
+        for transition in transitions:
+            emit(
+                "resilience.circuit_breaker.state_change",
+                self.name,
+                {
+                    "resilience.circuit_breaker.state": transition.state.value,
+                    "resilience.circuit_breaker.previous_state": transition.previous.value,
+                    "resilience.circuit_breaker.reason": transition.reason.value,
+                    "resilience.retry_after": transition.retry_after,
+                },
+            )
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._circuit.after_fork(_clock.monotonic())
+
+    def _order(
+        self, begin: Callable[[Circuit, Seconds], None], end: Callable[[Circuit, Seconds], None]
+    ) -> "Order":
+        self._command(begin)
+        return Order(lambda: self._command(end))
+
+    def _command(self, command: Callable[[Circuit, Seconds], None]) -> None:
+        with self._lock:
+            command(self._circuit, _clock.monotonic())
+        self._changed()
+
+
+class Order:
+    """
+    An order in force, until `end` is called or the ``with`` block ends. Ending it twice changes nothing.
+
+    Orders of one kind are counted: the last one to end lifts them.
+    """
+
+    __slots__ = ("_end",)
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end: Callable[[], None] | None = end
+
+    def end(self) -> None:
+        """Take the order back."""
+        end, self._end = self._end, None
+        if end is not None:
+            end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()

@@ -1,0 +1,7 @@
+"""Concurrency limiter: at most so many calls at once."""
+
+from resilience.concurrency_limiter._limit import FixedLimit, Limit, Sample
+from resilience.concurrency_limiter._policy import ConcurrencyLimiter
+from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
+
+__all__ = ["ConcurrencyLimiter", "ConcurrencyLimiterSettings", "FixedLimit", "Limit", "Sample"]

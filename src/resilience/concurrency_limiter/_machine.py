@@ -1,0 +1,243 @@
+"""
+Places for calls in flight: a count and a limit.
+
+A *generation* is the `Cell` that counts them. A fork begins a new one: places that were taken in the
+parent are given back to a cell that nobody reads any more.
+
+**What generated code may do itself.** With a limit that never changes this is all::
+
+    cell = bulkhead.cell
+    if (n := cell.inflight) < cell.limit: cell.inflight = n + 1
+    else: ...                                   # ask admit()
+    try: ...                                    # the call
+    finally: cell.inflight -= 1
+
+Each of the two lines that count is one line of int work without a call, and so needs no lock where an
+interpreter switches threads only at calls and loops. For a limit that learns, what a sample is made of
+is noted as well, after the place was taken and when the call ended well::
+
+    if n >= cell.peak: cell.peak = n + 1
+    ...
+    cell.good += 1
+    cell.seconds += took
+    if took < cell.shortest: cell.shortest = took
+    if now >= bulkhead.window_end: ...          # take_sample(), hand it to the limit, and resize()
+
+Waiting in line is not done here: whoever waits asks again when a place is free and its turn has come.
+"""
+
+import math
+from typing import Final
+
+from resilience._core.check import is_finite
+from resilience._core.permit import NEVER, Refusal
+from resilience.concurrency_limiter._limit import Limit, Sample
+from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
+from resilience.outcome import Verdict
+from resilience.typing import Seconds
+
+FAILED: Final = (Verdict.BAD, Verdict.TIMED_OUT, Verdict.THROTTLED)
+"""How a call can end that did not end well."""
+
+
+class Cell:
+    """
+    What one generation counts.
+
+    Attributes:
+        inflight: Calls in flight.
+        limit: Calls that may be in flight, >= 1.
+        peak: Most calls in flight at once since the last sample.
+        good: Calls that ended well. Only ever grows.
+        seconds: Seconds that good and timed out calls took. Only ever grows.
+        shortest: Seconds that the fastest good call since the last sample took.
+
+    """
+
+    __slots__ = ("good", "inflight", "limit", "peak", "seconds", "shortest")
+
+    def __init__(self, limit: int) -> None:
+        self.inflight = 0
+        self.limit = limit
+        self.peak = 0
+        self.good = 0
+        self.seconds: Seconds = 0.0
+        self.shortest: Seconds = math.inf
+
+
+class Slot:
+    """
+    A place for one call.
+
+    Attributes:
+        cell: Where it is counted; None once it was given back.
+        started: Instant at which it was taken.
+
+    """
+
+    __slots__ = ("cell", "started")
+
+    def __init__(self, cell: Cell, started: Seconds) -> None:
+        self.cell: Cell | None = cell
+        self.started = started
+
+
+class Bulkhead:
+    """
+    Decide which calls may run at once. Not thread-safe: the policy holds a lock.
+
+    Every instant that is passed in is one of the monotonic clock, in seconds; one that is earlier
+    than the latest seen counts as that one.
+
+    The limit itself is not asked for anything here, since it may be a user's. The policy hands on what
+    `take_sample` returns, outside its lock, and then calls `resize`.
+
+    Attributes:
+        settings: The settings in force.
+        source: What says how many calls may run at once.
+        cell: What the present generation counts.
+        window_end: Instant from which `take_sample` returns a sample; infinite if none is needed.
+        acquired: Places given out by `admit`.
+
+    """
+
+    __slots__ = (
+        "_ended",
+        "_marks",
+        "_now",
+        "acquired",
+        "cell",
+        "settings",
+        "source",
+        "window_end",
+    )
+
+    def __init__(self, settings: ConcurrencyLimiterSettings, now: Seconds) -> None:
+        self.settings = settings
+        self.source: Limit = settings.make_limit()
+        self.acquired = 0
+        self._now = now
+        self.cell = Cell(1)
+        self.resize(self.source.limit)
+        self._begin_window()
+
+    @property
+    def inflight(self) -> int:
+        """Calls in flight. May be above `limit` for a while after the limit was lowered."""
+        return self.cell.inflight
+
+    @property
+    def limit(self) -> int:
+        """Calls that may be in flight."""
+        return self.cell.limit
+
+    @property
+    def free(self) -> int:
+        """Calls that would be admitted now."""
+        return max(0, self.cell.limit - self.cell.inflight)
+
+    def is_idle(self, now: Seconds) -> bool:  # noqa: ARG002  # every gate machine is told the time
+        """Whether no call is in flight."""
+        return self.cell.inflight == 0
+
+    def admit(self, now: Seconds) -> Slot | Refusal:
+        """Give out a place, or refuse. When one will be free nobody knows."""
+        now = self._advance(now)
+        cell = self.cell
+        # One line, because generated code does the same without the lock.
+        cell.inflight = (n := cell.inflight) + (fits := n < cell.limit)
+        if not fits:
+            return NEVER
+        if n >= cell.peak:
+            cell.peak = n + 1
+        self.acquired += 1
+        return Slot(cell, now)
+
+    def settle(self, slot: Slot, verdict: Verdict, now: Seconds) -> None:
+        """
+        Take a place back, with what its call taught us.
+
+        The second time nothing happens, and a place of an earlier generation changes nothing.
+        """
+        if verdict is Verdict.IGNORED:
+            self.release(slot, now)
+            return
+        now = self._advance(now)
+        cell = slot.cell
+        self.release(slot, now)
+        if cell is not self.cell:
+            return
+        took = now - slot.started
+        if verdict is Verdict.GOOD:
+            cell.good += 1
+            cell.shortest = min(cell.shortest, took)
+        else:
+            self._ended[verdict] += 1
+        if verdict in (Verdict.GOOD, Verdict.TIMED_OUT):
+            cell.seconds += took
+
+    def release(self, slot: Slot, now: Seconds) -> None:
+        """Take a place back; nothing is learnt. The second time nothing happens."""
+        self._advance(now)
+        cell, slot.cell = slot.cell, None
+        if cell is not None:
+            cell.inflight -= 1
+
+    def take_sample(self, now: Seconds) -> Sample | None:
+        """Return what the calls since the last sample showed, if a window is over; and begin the next."""
+        if self._advance(now) < self.window_end:
+            return None
+        cell, marks = self.cell, self._marks
+        good, seconds = cell.good - marks[0], cell.seconds - marks[1]
+        timed = good + self._ended[Verdict.TIMED_OUT]
+        sample = Sample(
+            now=self._now,
+            good=good,
+            bad=self._ended[Verdict.BAD],
+            timed_out=self._ended[Verdict.TIMED_OUT],
+            throttled=self._ended[Verdict.THROTTLED],
+            peak=cell.peak,
+            mean=seconds / timed if timed else None,
+            shortest=cell.shortest if good else None,
+        )
+        self._begin_window()
+        return sample
+
+    def resize(self, limit: float) -> None:
+        """
+        Let so many calls run at once from now on. Those in flight go on.
+
+        A fraction is cut off, less than 1 counts as 1, and what is no finite number changes nothing.
+        """
+        if is_finite(limit):
+            self.cell.limit = max(1, int(limit))
+
+    def configure(self, settings: ConcurrencyLimiterSettings, now: Seconds) -> None:
+        """Take new settings. Calls in flight go on; the same `Limit` object keeps what it learnt."""
+        self._advance(now)
+        self.settings = settings
+        source = settings.make_limit()
+        if source is not self.source:
+            self.source = source
+            self.resize(source.limit)
+            self._begin_window()
+
+    def after_fork(self, now: Seconds) -> None:
+        """Become the machine of a child: calls in flight are the parent's. The limit stays."""
+        self._advance(now)
+        self.acquired = 0
+        self.cell = Cell(self.cell.limit)
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        cell = self.cell
+        self._marks = (cell.good, cell.seconds)
+        self._ended = dict.fromkeys(FAILED, 0)
+        cell.peak = cell.inflight
+        cell.shortest = math.inf
+        window = self.source.window
+        self.window_end = math.inf if window is None else self._now + window
+
+    def _advance(self, now: Seconds) -> Seconds:
+        self._now = max(self._now, now)
+        return self._now

@@ -1,0 +1,66 @@
+"""What a caller may set on a retry."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from resilience._core.check import Check
+from resilience._core.inherited import INHERITED, Inherited
+from resilience.backoff import RETRY_AFTER_WINDOW, Backoff, DelayFunction, as_backoff, full_jitter
+from resilience.typing import Budget, Seconds
+
+DEFAULT_BACKOFF: Final = full_jitter()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySettings:
+    """
+    How often a call is tried, and how long to wait in between.
+
+    Attributes:
+        attempts: Attempts in all, the first included, >= 1; None for no limit, which then needs
+            *max_duration* or *stop*. Default 3, as in Resilience4j and the AWS SDKs.
+        backoff: Delay before each retry: a schedule of `resilience.backoff`, a tenacity ``wait_*``
+            object, or a callable that takes the `CallContext` of the coming retry and returns
+            seconds. Default full jitter, which needed the fewest calls in AWS's comparison.
+        budget: What further attempts are paid from; None for no budget. Default: the budget of
+            the pipeline's name.
+        max_duration: Seconds after the start of the call beyond which no attempt begins, > 0, or
+            None. Default None: a total `Timeout` or a `deadline` says it better.
+        stop: A tenacity ``stop_*`` object, or a callable that takes a tenacity
+            ``RetryCallState``; true ends the retrying. Default None.
+        retry_after_window: Seconds by which a dependency may prolong a delay by asking for it,
+            >= 0, or None to wait as long as it asks. Default 5.0, as in the AWS SDKs.
+
+    Raises:
+        ConfigError: A value is outside its range, or nothing bounds the attempts.
+
+    """
+
+    attempts: int | None = 3
+    backoff: Backoff | DelayFunction | Callable[[Any], float] = DEFAULT_BACKOFF
+    budget: Budget | Inherited | None = INHERITED
+    max_duration: Seconds | None = None
+    stop: Callable[[Any], bool] | None = None
+    retry_after_window: Seconds | None = RETRY_AFTER_WINDOW
+
+    def __post_init__(self) -> None:
+        check = Check("Retry")
+        check.whole("attempts", self.attempts, optional=True)
+        unbounded = self.attempts is None and self.max_duration is None and self.stop is None
+        rule = "must be a whole number unless max_duration or stop bounds the retrying"
+        check.that(not unbounded, "attempts", self.attempts, rule)
+        backoff = self.backoff if is_tenacity(self.backoff) else as_backoff(self.backoff)
+        check.that(backoff is not None, "backoff", self.backoff, "must be a backoff schedule or a function")
+        object.__setattr__(self, "backoff", backoff)
+        is_budget = self.budget is None or self.budget is INHERITED or isinstance(self.budget, Budget)
+        check.that(is_budget, "budget", self.budget, "must be a RetryBudget or None")
+        check.seconds("max_duration", self.max_duration, optional=True)
+        check.that(self.stop is None or callable(self.stop), "stop", self.stop, "must be callable or None")
+        check.seconds("retry_after_window", self.retry_after_window, zero=True, optional=True)
+        check.done()
+
+
+def is_tenacity(candidate: object) -> bool:
+    """Whether *candidate* is one of tenacity's objects."""
+    return any(base.__module__.partition(".")[0] == "tenacity" for base in type(candidate).__mro__)

@@ -1,0 +1,364 @@
+"""The budget that threads and tasks share: a machine, a lock and the clock."""
+
+import threading
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol, Self, overload
+
+from resilience import _clock
+from resilience._runtime import fork
+from resilience._runtime.policy import name_problems
+from resilience.errors import ConfigError, Problem
+from resilience.outcome import Verdict
+from resilience.retry_budget._machine import Counter, machine_for
+from resilience.retry_budget._settings import (
+    BudgetSettings,
+    GrpcSettings,
+    InflightSettings,
+    RatioSettings,
+    RefundSettings,
+)
+from resilience.typing import Ratio, Seconds
+
+
+class _MakeRefund(Protocol):
+    """``RetryBudget.refund(...)``, on the class."""
+
+    def __call__(
+        self,
+        capacity: int = 500,
+        *,
+        initial: int | None = None,
+        reward: float = 1.0,
+        refill_per_second: float = 1.0,
+        cost: int = 14,
+        timeout_cost: int = 14,
+        throttle_cost: int = 5,
+        name: str | None = None,
+    ) -> "RetryBudget": ...
+
+
+class _GiveBack(Protocol):
+    """``budget.refund(...)``, on a budget."""
+
+    def __call__(self, charges: int = 1) -> None: ...
+
+
+class _Refund:
+    """
+    ``RetryBudget.refund(...)`` makes a budget that refunds; ``budget.refund(...)`` gives tokens back.
+
+    On the class: make a budget whose tokens are taken by further attempts and given back when they helped.
+    The arguments are those of `RefundSettings`, and ``name``.
+
+    On a budget: give back *charges*, the sum of what `RetryBudget.try_withdraw` returned.
+    `RetryBudget.finish` does it for calls that ended well. The gRPC and in-flight families take nothing that
+    could be given back.
+    """
+
+    @overload
+    def __get__(self, budget: None, owner: "type[RetryBudget]") -> _MakeRefund: ...
+    @overload
+    def __get__(self, budget: "RetryBudget", owner: "type[RetryBudget]") -> _GiveBack: ...
+
+    def __get__(self, budget: "RetryBudget | None", owner: "type[RetryBudget]") -> _MakeRefund | _GiveBack:
+        return owner._with_refund if budget is None else budget._give_back
+
+
+class RetryBudget:
+    """
+    What further attempts, retries and hedges alike, are paid from.
+
+    Share one among all that call one dependency. Made by one of four classmethods, or from settings; the
+    default, `ratio`, is for everybody. Thread-safe, and bound to no event loop. `Retry` and `Hedge` drive
+    it; around a loop of your own it goes like this::
+
+        budget.deposit()                                # a call begins
+        ...
+        charge = budget.try_withdraw(Verdict.BAD)       # an attempt has failed; may there be another one?
+        if charge:
+            charges += charge
+            ...                                         # the further attempt
+            budget.release()                            # it has ended
+        ...
+        budget.finish(good=True, charges=charges)       # the call has ended
+
+    Args:
+        settings: The rule and its settings; default ``RatioSettings()``.
+        name: Name for telemetry, or None.
+
+    Attributes:
+        name: Name for telemetry, or None.
+        calls: Calls that began. ``budget.calls += 1`` is all that `deposit` does.
+        good: Calls that ended good without charges. ``budget.good += 1`` is all that `finish` does for them.
+
+    Raises:
+        ConfigError: A setting is outside its range.
+
+    Example:
+        >>> budget = RetryBudget.ratio(0.1, min_per_second=0.2)
+        >>> budget.level
+        2
+        >>> budget.try_withdraw(), budget.try_withdraw(), budget.try_withdraw()
+        (1, 1, 0)
+
+    """
+
+    # Anybody adds to the two counters without the lock: on builds with a GIL one physical line of int work
+    # is not interrupted. They are never set back while others may add: what is new is found by comparison.
+    __slots__ = (
+        "__weakref__",
+        "_lock",
+        "_machine",
+        "_seen_calls",
+        "_seen_good",
+        "_settings",
+        "calls",
+        "good",
+        "name",
+    )
+
+    kind: ClassVar[str] = "retry_budget"
+    """What it is in telemetry."""
+
+    refund = _Refund()
+
+    def __init__(self, settings: BudgetSettings | None = None, *, name: str | None = None) -> None:
+        chosen = RatioSettings() if settings is None else settings
+        problems = name_problems(name)
+        if not isinstance(chosen, BudgetSettings):
+            problems.append(
+                Problem("settings", settings, "must be the settings of one of the families, or None")
+            )
+        if problems:
+            raise ConfigError("RetryBudget", problems)
+        self.name = name
+        self.calls = self.good = 0
+        self._seen_calls = self._seen_good = 0
+        self._settings = chosen
+        self._machine = machine_for(chosen, _clock.monotonic())
+        self._lock = threading.RLock()
+        fork.register(self)
+
+    def __repr__(self) -> str:
+        return f"RetryBudget({self._settings!r}, name={self.name!r})"
+
+    @classmethod
+    def ratio(
+        cls,
+        ratio: float = 0.1,
+        *,
+        min_per_second: float = 0.1,
+        ttl: Seconds = 10.0,
+        refund: bool = True,
+        cost: int = 1,
+        timeout_cost: int = 2,
+        throttle_cost: int = 1,
+        name: str | None = None,
+    ) -> Self:
+        """
+        Make a budget that a share of the calls pays for, with a floor for clients that call rarely.
+
+        The arguments are those of `RatioSettings`.
+        """
+        settings = RatioSettings(
+            ratio=ratio,
+            min_per_second=min_per_second,
+            ttl=ttl,
+            refund=refund,
+            cost=cost,
+            timeout_cost=timeout_cost,
+            throttle_cost=throttle_cost,
+        )
+        return cls(settings, name=name)
+
+    @classmethod
+    def _with_refund(
+        cls,
+        capacity: int = 500,
+        *,
+        initial: int | None = None,
+        reward: float = 1.0,
+        refill_per_second: float = 1.0,
+        cost: int = 14,
+        timeout_cost: int = 14,
+        throttle_cost: int = 5,
+        name: str | None = None,
+    ) -> Self:
+        settings = RefundSettings(
+            capacity=capacity,
+            initial=initial,
+            reward=reward,
+            refill_per_second=refill_per_second,
+            cost=cost,
+            timeout_cost=timeout_cost,
+            throttle_cost=throttle_cost,
+        )
+        return cls(settings, name=name)
+
+    @classmethod
+    def grpc(
+        cls,
+        max_tokens: int = 10,
+        token_ratio: float = 0.1,
+        *,
+        refill_per_second: float = 0.0,
+        name: str | None = None,
+    ) -> Self:
+        """
+        Make a budget that allows further attempts only while most attempts succeed.
+
+        The arguments are those of `GrpcSettings`.
+        """
+        settings = GrpcSettings(
+            max_tokens=max_tokens, token_ratio=token_ratio, refill_per_second=refill_per_second
+        )
+        return cls(settings, name=name)
+
+    @classmethod
+    def inflight(cls, ratio: Ratio = 0.2, *, min_concurrency: int = 3, name: str | None = None) -> Self:
+        """
+        Make a budget whose further attempts are a share of what is in flight.
+
+        The arguments are those of `InflightSettings`.
+        """
+        return cls(InflightSettings(ratio=ratio, min_concurrency=min_concurrency), name=name)
+
+    # The life of a call.
+
+    def deposit(self) -> None:
+        """Note that a call began."""
+        self.calls += 1
+
+    def try_withdraw(self, verdict: Verdict = Verdict.BAD) -> int:
+        """
+        Ask for one further attempt.
+
+        Args:
+            verdict: How the attempt before it ended; IGNORED if none has ended, as for a hedge.
+
+        Returns:
+            The charge, at least 1: what `finish` or `refund` may give back. 0 if there must be no further
+            attempt.
+
+        """
+        now = _clock.monotonic()
+        with self._lock:
+            self._collect()
+            return self._machine.try_withdraw(verdict, now)
+
+    def fail(self, verdict: Verdict = Verdict.BAD) -> None:
+        """
+        Note that an attempt failed and that no further one is asked for. Only the gRPC family looks at it.
+
+        An attempt is reported once: to `try_withdraw` or here.
+        """
+        now = _clock.monotonic()
+        with self._lock:
+            self._collect()
+            self._machine.fail(verdict, now)
+
+    def release(self) -> None:
+        """Note that a further attempt ended, however it did. Only the in-flight family looks at it."""
+        with self._lock:
+            self._machine.release()
+
+    def finish(self, *, good: bool, charges: int = 0) -> None:
+        """
+        Note that a call ended.
+
+        Args:
+            good: Whether it ended good. A cancelled call did not.
+            charges: The sum of its charges, as returned by `try_withdraw`. Leave those of hedges out: were
+                they given back whenever the call ends good, hedges would be free.
+
+        """
+        if good and not charges:
+            self.good += 1
+            return
+        now = _clock.monotonic()
+        with self._lock:
+            self._collect()
+            self._machine.finish(good, charges, now)
+
+    def _give_back(self, charges: int = 1) -> None:
+        now = _clock.monotonic()
+        with self._lock:
+            self._collect()
+            self._machine.refund(charges, now)
+
+    # What can be seen of it.
+
+    @property
+    def settings(self) -> BudgetSettings:
+        """Its settings, frozen."""
+        return self._settings
+
+    @property
+    def reads(self) -> frozenset[Counter]:
+        """Which of the counters `calls` and `good` its rule looks at; the others need not be kept."""
+        return self._machine.reads
+
+    @property
+    def level(self) -> int:
+        """How many further attempts at plain cost it would pay for now."""
+        now = _clock.monotonic()
+        with self._lock:
+            self._collect()
+            return self._machine.level(now)
+
+    @property
+    def limit(self) -> int:
+        """How many it would pay for now, had none been taken. It follows the traffic in some families."""
+        now = _clock.monotonic()
+        with self._lock:
+            self._collect()
+            return self._machine.limit(now)
+
+    @property
+    def granted(self) -> int:
+        """Further attempts granted so far in this process."""
+        return self._machine.granted
+
+    @property
+    def denied(self) -> int:
+        """Further attempts refused so far in this process."""
+        return self._machine.denied
+
+    @property
+    def refunded(self) -> int:
+        """Tokens given back so far in this process."""
+        return self._machine.refunded
+
+    def reconfigure(self, **changes: Any) -> None:
+        """
+        Change settings at run time and keep the tokens, as far as they fit. The family stays.
+
+        Raises:
+            ConfigError: A setting is unknown or wrong. Nothing has changed then.
+
+        """
+        known = self._settings.__dataclass_fields__
+        unknown = [
+            Problem(name, value, "is not a setting") for name, value in changes.items() if name not in known
+        ]
+        if unknown:
+            raise ConfigError("RetryBudget", unknown)
+        now = _clock.monotonic()
+        with self._lock:
+            settings = replace(self._settings, **changes)
+            self._collect()
+            self._machine.configure(settings, now)
+            self._settings = settings
+
+    def _collect(self) -> None:
+        """Tell the machine by how much the counters have grown. The lock is held."""
+        good = self.good  # first, so that every call counted in it is counted in `calls`, too
+        calls = self.calls
+        self._machine.collect(calls - self._seen_calls, good - self._seen_good)
+        self._seen_calls, self._seen_good = calls, good
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self.calls = self.good = 0
+        self._seen_calls = self._seen_good = 0
+        self._machine.after_fork(_clock.monotonic())
