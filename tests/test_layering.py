@@ -20,7 +20,7 @@ PRIMITIVES = {
 ORDER = ("pure", "ground", "runtime", "primitive", "telemetry", "standard", "top", "rim")
 LAYERS = {
     **dict.fromkeys(("errors", "typing", "outcome", "backoff", "_core"), "pure"),
-    **dict.fromkeys(("_clock", "deadline", "events"), "ground"),
+    **dict.fromkeys(("_clock", "deadline", "events", "priority"), "ground"),
     "_runtime": "runtime",
     **dict.fromkeys(PRIMITIVES, "primitive"),
     "telemetry": "telemetry",

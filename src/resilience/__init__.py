@@ -27,14 +27,18 @@ from resilience.errors import (
 from resilience.events import Event, listen
 from resilience.fallback import Fallback
 from resilience.hedge import Hedge, quantile
+from resilience.keyed import Keyed
 from resilience.outcome import CallContext, Outcome, Verdict, any_error_is_bad, bad_results
+from resilience.priority import Priority, current_priority, priority_scope
 from resilience.rate_limiter import RateLimiter
 from resilience.retry import Retry
 from resilience.retry_budget import RetryBudget
 from resilience.standard import Pipeline
+from resilience.throttle import AdaptiveThrottle
 from resilience.timeout import Timeout
 
 __all__ = [
+    "AdaptiveThrottle",
     "Cache",
     "CallContext",
     "CircuitBreaker",
@@ -48,11 +52,13 @@ __all__ = [
     "Event",
     "Fallback",
     "Hedge",
+    "Keyed",
     "LoadShedError",
     "Outcome",
     "Permit",
     "Pipeline",
     "Policy",
+    "Priority",
     "RateLimitedError",
     "RateLimiter",
     "RejectedError",
@@ -67,9 +73,11 @@ __all__ = [
     "check_deadline",
     "current_attempt",
     "current_deadline",
+    "current_priority",
     "deadline",
     "full_jitter",
     "listen",
+    "priority_scope",
     "quantile",
     "remaining",
 ]

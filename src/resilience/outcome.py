@@ -139,14 +139,15 @@ def errors_in(on: ErrorMatch) -> Classifier:
     refusal by an inner policy counts only if its type, or a subclass of `RejectedError` above
     it, is named; a predicate is not asked about refusals.
     """
-    types = (on,) if isinstance(on, type) else on
-    if isinstance(types, tuple):
-        listed: tuple[type[Exception], ...] = types
-        refusals = tuple(t for t in listed if issubclass(t, RejectedError))
-        matches: Callable[[Exception], bool] = lambda error: isinstance(error, listed)
-    else:
-        refusals = ()
-        matches = types
+    listed: tuple[type[Exception], ...] = ()
+    if isinstance(on, tuple):
+        listed = on
+    elif isinstance(on, type):
+        listed = (on,)
+    refusals = tuple(kind for kind in listed if issubclass(kind, RejectedError))
+
+    def matches(error: Exception) -> bool:
+        return isinstance(error, listed) if listed else bool(cast("Callable[[Exception], bool]", on)(error))
 
     def classify(outcome: Outcome[object], context: CallContext) -> Verdict:
         error = outcome.error

@@ -73,17 +73,18 @@ class Pipeline(_pipeline.Pipeline):  # noqa: D101  # it has that of its base
             ['timeout', 'retry', 'circuit_breaker', 'timeout']
 
         """
+        problems: list[Problem] = []
         parts: list[tuple[str, type[Policy], object]] = [
-            ("total_timeout", Timeout, _timeout(total_timeout)),
+            ("total_timeout", Timeout, _timeout("total_timeout", total_timeout, problems)),
             ("retry", Retry, Retry() if retry is DEFAULT else retry),
             (
                 "circuit_breaker",
                 CircuitBreaker,
                 CircuitBreaker() if circuit_breaker is DEFAULT else circuit_breaker,
             ),
-            ("attempt_timeout", Timeout, _timeout(attempt_timeout)),
+            ("attempt_timeout", Timeout, _timeout("attempt_timeout", attempt_timeout, problems)),
         ]
-        problems = [
+        problems += [
             Problem(setting, part, f"must be a {kind.__name__} or None")
             for setting, kind, part in parts
             if part is not None and not isinstance(part, kind)
@@ -94,8 +95,15 @@ class Pipeline(_pipeline.Pipeline):  # noqa: D101  # it has that of its base
         return cls(name, *policies, on=on, classify=classify)
 
 
-def _timeout(given: Seconds | Timeout | None) -> Timeout | None:
-    return given if given is None or isinstance(given, Timeout) else Timeout(given)
+def _timeout(setting: str, given: Seconds | Timeout | None, problems: list[Problem]) -> Timeout | None:
+    """Return *given* as a timeout; what is wrong with it joins *problems*, under the name of *setting*."""
+    if given is None or isinstance(given, Timeout):
+        return given
+    try:
+        return Timeout(given)
+    except ConfigError as error:
+        problems += [Problem(setting, problem.value, problem.rule) for problem in error.problems]
+        return None
 
 
 def _default_budget(name: str) -> RetryBudget:

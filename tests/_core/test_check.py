@@ -68,7 +68,10 @@ def test_what_is_no_ratio_is_refused(value: object) -> None:
 def test_a_ratio_may_be_allowed_to_be_zero_or_none() -> None:
     assert rule_of(lambda check: check.ratio("r", 0.0, zero=True)) is None
     assert rule_of(lambda check: check.ratio("r", None, optional=True)) is None
-    assert rule_of(lambda check: check.ratio("r", 2, zero=True, optional=True)) == "must be a number in [0, 1] or None"
+    assert (
+        rule_of(lambda check: check.ratio("r", 2, zero=True, optional=True))
+        == "must be a number in [0, 1] or None"
+    )
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, 1.5, *NUMBERS_ONLY[:-1]], ids=lambda value: repr(value)[:10])
@@ -80,7 +83,10 @@ def test_a_whole_number_may_have_another_least_or_be_none() -> None:
     assert rule_of(lambda check: check.whole("n", 1)) is None
     assert rule_of(lambda check: check.whole("n", 0, at_least=0)) is None
     assert rule_of(lambda check: check.whole("n", None, optional=True)) is None
-    assert rule_of(lambda check: check.whole("n", 1, at_least=2, optional=True)) == "must be a whole number >= 2 or None"
+    assert (
+        rule_of(lambda check: check.whole("n", 1, at_least=2, optional=True))
+        == "must be a whole number >= 2 or None"
+    )
 
 
 @pytest.mark.parametrize("value", NUMBERS_ONLY, ids=lambda value: repr(value)[:10])
@@ -90,10 +96,15 @@ def test_what_is_no_number_is_refused(value: object) -> None:
 
 def test_a_number_may_have_bounds() -> None:
     for value, holds in ((1, False), (1.5, True), (2, True), (2.5, False)):
-        assert (rule_of(lambda check, value=value: check.number("x", value, above=1, at_most=2)) is None) is holds
+        assert (
+            rule_of(lambda check, value=value: check.number("x", value, above=1, at_most=2)) is None
+        ) is holds
     assert rule_of(lambda check: check.number("x", 1, at_least=1)) is None
     assert rule_of(lambda check: check.number("x", 0, at_least=1)) == "must be a finite number >= 1"
-    assert rule_of(lambda check: check.number("x", 9, above=1, at_most=2)) == "must be a finite number > 1 and <= 2"
+    assert (
+        rule_of(lambda check: check.number("x", 9, above=1, at_most=2))
+        == "must be a finite number > 1 and <= 2"
+    )
 
 
 @pytest.mark.parametrize("value", [0, 1, None, "True"])

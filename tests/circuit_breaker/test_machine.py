@@ -27,6 +27,7 @@ CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.H
 ISOLATED, DISABLED = CircuitState.ISOLATED, CircuitState.DISABLED
 GOOD, BAD, TIMED_OUT, THROTTLED, IGNORED = Verdict
 START = 100.0
+SNAPSHOT = {"version": 1, "state": "open", "retry_after": 1.0, "attempt": 1, "ramp": 0.0}
 
 
 class Scene:
@@ -807,6 +808,7 @@ def test_isolation_lasts_until_the_last_order_is_taken_back():
     scene = Scene()
     scene.circuit.isolate(scene.now)
     scene.circuit.isolate(scene.now)
+    assert scene.circuit.generation == 1
     scene.circuit.end_isolation(scene.now)
     assert scene.state is ISOLATED
     scene.circuit.end_isolation(scene.now)
@@ -856,7 +858,8 @@ def test_a_disabled_circuit_admits_everybody_and_learns_nothing():
 def test_generated_code_counts_in_a_disabled_circuit_without_teaching_it():
     scene = Scene(minimum_throughput=1)
     scene.circuit.disable(scene.now)
-    cell = scene.circuit.cell
+    cell = scene.admitted()
+    assert scene.circuit.cell is cell
     assert scene.circuit.bucket_end == math.inf
     cell.good += 2
     assert scene.circuit.good == 2
@@ -1022,6 +1025,58 @@ def test_an_earlier_instant_counts_as_the_latest_seen():
     scene.wait(-1e6)
     assert scene.circuit.state_at(scene.now) is HALF_OPEN
     scene.admitted()
+
+
+@pytest.mark.parametrize(
+    ("act", "expected"),
+    [
+        (lambda circuit, now: circuit.settle(circuit.admit(now), BAD, now), 5.0),
+        (lambda circuit, now: circuit.rotate(now, circuit.admit(now)), 5.0),
+        (lambda circuit, now: circuit.restore({**SNAPSHOT, "retry_after": 5}, now), 5.0),
+        (lambda circuit, now: circuit.isolate(now), None),
+        (lambda circuit, now: circuit.reset(now), None),
+    ],
+    ids=["settle", "rotate", "restore", "isolate", "reset"],
+)
+def test_whatever_comes_at_an_earlier_instant_happens_at_the_latest_seen(act, expected):
+    scene = Scene(minimum_throughput=2, failure_ratio=0.5)
+    scene.call(BAD)
+    scene.circuit.seconds(scene.now + 10.0)
+    act(scene.circuit, scene.now)
+    for transition in scene.circuit.drain():
+        assert (transition.at, transition.retry_after) == (START + 10.0, expected)
+    scene.wait(14.5)
+    if expected is not None:
+        assert scene.refused() == 0.5
+
+
+def test_what_is_left_of_a_break_is_told_from_the_latest_instant_seen():
+    scene = opened()
+    scene.circuit.seconds(scene.now + 4.0)
+    assert scene.circuit.snapshot(scene.now)["retry_after"] == 1.0
+    scene.circuit.configure(scene.settings(break_duration=0.5, max_break_duration=0.5), scene.now)
+    scene.wait(4.0)
+    assert scene.refused() == 0.5
+
+
+def test_a_child_process_begins_at_the_latest_instant_seen():
+    scene = opened()
+    scene.circuit.after_fork(scene.now + 4.0)
+    assert scene.refused() == 1.0
+
+
+def test_without_a_draw_nothing_is_left_to_chance():
+    scene = half_open(ramp_duration=4.0, break_jitter=0.5)
+    scene.circuit.settle(scene.circuit.admit(scene.now), GOOD, scene.now)
+    scene.wait(0.001)
+    assert isinstance(scene.circuit.admit(scene.now), Cell)
+    scene.wait(5.0)
+    scene.circuit.settle(scene.circuit.admit(scene.now), BAD, scene.now)
+    assert scene.refused() == 5.0
+    scene = Scene(minimum_throughput=2, break_jitter=0.5)
+    scene.call(BAD)
+    scene.circuit.rotate(scene.now, scene.admitted())
+    assert scene.refused() == 5.0
 
 
 def test_calls_are_counted_by_how_they_ended():
@@ -1347,6 +1402,21 @@ def test_probes_under_way_keep_their_place_under_new_settings():
     assert scene.state is CLOSED
 
 
+def test_a_ramp_under_way_takes_on_its_new_length_and_one_that_is_over_does_not_begin_again():
+    scene = half_open(ramp_duration=4.0)
+    scene.call(GOOD)
+    scene.wait(2.0)
+    scene.circuit.configure(scene.settings(ramp_duration=8.0), scene.now)
+    scene.refused(0.25)
+    scene.admitted(0.24)
+    scene.wait(6.0)
+    scene.circuit.configure(scene.settings(ramp_duration=100.0), scene.now)
+    scene.admitted(0.999)
+    scene.circuit.restore({**SNAPSHOT, "state": "closed", "attempt": 0}, scene.now)
+    scene.circuit.configure(scene.settings(ramp_duration=200.0), scene.now)
+    scene.admitted(0.999)
+
+
 def test_new_settings_leave_an_open_circuit_open():
     scene = opened()
     scene.circuit.configure(scene.settings(sampling_calls=20), scene.now)
@@ -1410,7 +1480,7 @@ def test_orders_stay_in_force_in_a_child_process(order, state):
     order(scene.circuit, scene.now)
     scene.circuit.after_fork(scene.now)
     assert scene.state is state
-    assert (scene.circuit.cell is None) == (state is ISOLATED)
+    assert isinstance(scene.admit(), Refusal) == (state is ISOLATED)
 
 
 def test_a_call_that_forks_is_counted_in_both_processes():
@@ -1422,8 +1492,9 @@ def test_a_call_that_forks_is_counted_in_both_processes():
     cell.good += 1
     assert scene.circuit.good == 1
     scene.circuit.disable(scene.now)
-    cell = scene.circuit.cell
+    cell = scene.admitted()
     scene.circuit.after_fork(scene.now)
+    assert scene.circuit.cell is None
     cell.good += 1
     scene.call(GOOD)
     assert scene.circuit.good == 2
@@ -1496,6 +1567,8 @@ def test_a_closed_circuit_is_restored_cold():
 
 def test_an_open_circuit_is_closed_by_the_snapshot_of_a_closed_one():
     scene = opened()
+    scene.circuit.restore({**SNAPSHOT, "retry_after": 4.0}, scene.now)
+    assert scene.circuit.cause is None
     scene.circuit.restore(Scene().circuit.snapshot(START), scene.now)
     assert scene.state is CLOSED
     assert scene.why().reason is Reason.RESTORED
@@ -1551,9 +1624,6 @@ def test_restoring_an_open_circuit_drops_what_was_in_flight():
     assert scene.refused() == 9.0
     assert scene.circuit.cause is None
     assert scene.circuit.transitions == {(CLOSED, OPEN): 1}
-
-
-SNAPSHOT = {"version": 1, "state": "open", "retry_after": 1.0, "attempt": 1, "ramp": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -1763,6 +1833,8 @@ class Model:
             self.enter(CLOSED, Reason.MANUAL)
 
     def configure(self, new, now):
+        if not self.is_ramping(now):
+            self.ramp_from = None
         old, self.settings = self.settings, new
         if (old.sampling_duration, old.sampling_calls) != (new.sampling_duration, new.sampling_calls):
             self.events = []

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from typing import Any, TypeVar
 from unittest.mock import patch
 
 import tenacity
 
-from resilience import _clock, backoff, deadline
+from resilience import _clock, backoff
 from resilience._core.permit import Refusal
 from resilience._core.window import CountWindow, TimeWindow
 from resilience._runtime.flow import Call, Sleep
@@ -27,6 +28,7 @@ from resilience.circuit_breaker._machine import Circuit, CircuitState
 from resilience.circuit_breaker._settings import CircuitBreakerSettings
 from resilience.concurrency_limiter._machine import Bulkhead, Slot
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
+from resilience.deadline import decode_nanoseconds, encode_nanoseconds
 from resilience.errors import ConfigError
 from resilience.outcome import Outcome, Verdict
 from resilience.rate_limiter._machine import FixedWindow, Gcra
@@ -42,6 +44,7 @@ from resilience.retry_budget._machine import (
     RefundBudget,
 )
 from resilience.retry_budget._settings import GrpcSettings, InflightSettings, RatioSettings, RefundSettings
+from resilience.throttle import rejection_probability
 
 A = TypeVar("A", bound=type)
 Report = dict[str, Any]
@@ -552,14 +555,14 @@ class PollyDecorrelatedJitterV2:
 @adapts("grpc_timeout_encode")
 class GrpcTimeoutEncode:
     def step(self, ns: int) -> Report:
-        return {"header": deadline.encode_nanoseconds(ns)}
+        return {"header": encode_nanoseconds(ns)}
 
 
 @adapts("grpc_timeout_decode")
 class GrpcTimeoutDecode:
     def step(self, header: str) -> Report:
         try:
-            ns = deadline.decode_nanoseconds(header)
+            ns = decode_nanoseconds(header)
         except ValueError:
             return {"error": True, "ns": None}
         return {"error": False, "ns": ns}
@@ -723,6 +726,37 @@ class SimpleLimiter:
     def release(self, p: str) -> Report:
         self.bulkhead.settle(self.slots.pop(), Verdict.GOOD, 0.0)
         return {"inflight": self.bulkhead.inflight}
+
+
+# --- client-side throttling ---
+
+
+@adapts("adaptive_throttle")
+class AdaptiveThrottling:
+    def __init__(
+        self, success_threshold: float, max_rejection: float, min_executions: int, padding: float
+    ) -> None:
+        self.rule = partial(
+            rejection_probability,
+            k=1 / success_threshold,
+            minimum=min_executions,
+            padding=padding,
+            cap=max_rejection,
+        )
+
+    def step(self, total: int, ok: int, draw: float = 0.0) -> Report:
+        p = self.rule(total, ok)
+        return {"p": p, "reject": draw < p}
+
+
+@adapts("envoy_admission_control")
+class EnvoyAdmissionControl:
+    def __init__(self, max_rejection: float, padding: float) -> None:
+        self.rule = partial(rejection_probability, padding=padding, cap=max_rejection)
+
+    def step(self, total: int, ok: int, threshold: float, aggression: float) -> Report:
+        del aggression  # no counterpart: see the table of exceptions
+        return {"p": self.rule(total, ok, 1 / threshold)}
 
 
 # --- rate limiting ---

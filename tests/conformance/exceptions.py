@@ -101,10 +101,10 @@ EXCEPTIONS: tuple[Exemption, ...] = (
         "ema_success_rate",
     ),
     # Client-side throttling and load shedding
-    *planned("Comes with AdaptiveThrottle, which follows the SRE book's formula.", "adaptive_throttle"),
-    *not_shipped(
+    *differs(
         "The exponent of Envoy's formula has no counterpart: k alone says how eagerly AdaptiveThrottle sheds.",
-        "envoy_admission_control",
+        "envoy_admission_control/formula",
+        {3: {"p": 0.4995004995004995}},
     ),
     *not_shipped(
         "For servers that see their own CPU load; a client has no such signal about its dependency.",

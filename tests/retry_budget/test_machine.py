@@ -462,6 +462,7 @@ def test_nothing_comes_of_nothing() -> None:
     machine.collect(1000, 1000)
     assert machine.level(1000.0) == machine.limit(1000.0) == 0
     assert machine.try_withdraw(BAD, 1000.0) == 0
+    assert (machine._made, machine._left, machine._floor) == ([0] * SLICES, [0] * SLICES, 0)
 
 
 def test_a_deposit_keeps_for_its_time_and_no_longer() -> None:
@@ -470,6 +471,12 @@ def test_a_deposit_keeps_for_its_time_and_no_longer() -> None:
     assert machine.level(0.0) == 5
     assert machine.level(9.875) == 5
     assert machine.level(10.0) == 0
+
+
+def test_the_limit_follows_the_traffic() -> None:
+    machine = ratio(ratio=1.0, ttl=10.0)
+    machine.collect(5, 0)
+    assert [machine.limit(now) for now in (0.0, 9.875, 10.0)] == [5, 5, 0]
 
 
 def test_calls_at_one_hertz_do_not_stretch_the_life_of_a_deposit() -> None:
@@ -481,9 +488,11 @@ def test_calls_at_one_hertz_do_not_stretch_the_life_of_a_deposit() -> None:
 def test_an_attempt_does_not_weigh_on_later_calls() -> None:
     machine = ratio(ratio=1.0, ttl=10.0)
     machine.collect(5, 0)
-    assert withdrawals(machine, 9.0) == 5
+    assert machine.level(0.0) == 5
+    assert withdrawals(machine, 9.5) == 5
+    assert machine.level(10.0) == 0
     machine.collect(5, 0)
-    assert withdrawals(machine, 12.0) == 5, "what was spent at 9 is not owed at 12"
+    assert withdrawals(machine, 12.0) == 5, "what was spent at 9.5 is not owed at 12"
 
 
 def test_the_oldest_deposits_are_spent_first() -> None:
@@ -525,6 +534,9 @@ def test_calls_between_two_questions_are_spread_over_the_time_between() -> None:
     assert machine.level(20.0) == 45, "of twenty seconds, the last nine and a bit are alive"
     assert machine.limit(20.0) == 45
     assert [machine.level(20.0 + wait) for wait in (1.0, 5.0, 8.0, 9.0)] == [40, 20, 5, 0]
+    short = ratio(ratio=1.0, ttl=5.0)
+    short.collect(100, 0)
+    assert [short.level(10.0 + wait) for wait in (0.0, 0.5, 4.0, 4.5)] == [45, 40, 5, 0]
 
 
 def test_after_a_long_silence_the_average_rate_counts() -> None:
@@ -603,6 +615,14 @@ def test_a_refund_does_not_revive_what_has_expired() -> None:
     charges = sum(machine.try_withdraw(BAD, 0.0) for _ in range(3))
     machine.finish(True, charges, 10.0)
     assert machine.level(10.0) == 0
+
+
+def test_a_refund_that_no_deposit_has_room_for_goes_to_the_floor() -> None:
+    machine = ratio(ratio=1.0, min_per_second=0.05)
+    machine.collect(1, 0)
+    assert withdrawals(machine, 0.0) == 2
+    machine.finish(True, 1, 10.0)
+    assert machine.level(10.0) == machine.limit(10.0) == 1
 
 
 def test_no_refund_lifts_a_budget_above_its_limit() -> None:
@@ -941,13 +961,15 @@ def test_a_child_does_not_spend_what_its_parent_earned() -> None:
     machine = ratio(ratio=1.0, min_per_second=0.1)
     machine.collect(100, 0)
     assert machine.try_withdraw(BAD, 1.0)
-    machine.after_fork(1.0)
-    assert machine.level(1.0) == machine.limit(1.0) == 1
+    machine.collect(100, 0)
+    machine.after_fork(2.0)
+    assert machine.level(2.0) == machine.limit(2.0) == 1
+    assert (machine._made, machine._left) == ([0] * SLICES, [0] * SLICES)
     assert (machine.granted, machine.denied, machine.refunded) == (0, 0, 0)
     bucket = RefundBudget(RefundSettings(initial=None), 0.0)
     bucket.collect(1000, 1000)
-    bucket.after_fork(0.0)
-    assert bucket.level(0.0) == 2
+    bucket.after_fork(100.0)
+    assert bucket.level(100.0) == 2
 
 
 def test_a_child_does_not_get_more_than_its_parent_had_left() -> None:

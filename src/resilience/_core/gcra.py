@@ -77,14 +77,6 @@ def wait(tat: float, room: float, now: Seconds, rate: float, shift: float) -> Se
     return seconds
 
 
-def until(due: Seconds, now: Seconds) -> Seconds:
-    """Return the least seconds, not below zero, for which ``now + seconds >= due`` in floats."""
-    seconds = max(0.0, due - now)
-    while now + seconds < due:  # rounding; one step at most
-        seconds += math.ulp(now + seconds)
-    return seconds
-
-
 def unspent(end: float, t: float, n: float) -> float:
     """Return how many of *n* permits that lie just before *end* the clock has not reached at *t*."""
     left = end - t

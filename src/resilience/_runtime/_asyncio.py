@@ -1,7 +1,7 @@
 """What only asyncio knows. Imported when asyncio runs."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from inspect import GEN_CREATED, getgeneratorstate
@@ -49,6 +49,24 @@ class _Asyncio:
 
     async def nursery(self, flow: Flow) -> Outcome[Any]:
         return await adrive.run(flow, _spawn)
+
+    async def finish(self, ending: Awaitable[object]) -> None:
+        # In a task of its own: asyncio knows no other way to keep a cancellation from it.
+        task = asyncio.ensure_future(ending)
+        cut: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cut = error
+        try:
+            if cut is None:
+                task.result()
+            else:
+                _look_at(task)
+                raise cut
+        finally:
+            del task, cut  # no cycle through this frame
 
 
 class _Limit:
@@ -104,11 +122,15 @@ def _spawn(command: Spawn) -> Child:
     return Child(task.cancel)
 
 
+def _look_at(task: "asyncio.Future[Any]") -> None:
+    if not task.cancelled():
+        task.exception()  # so that asyncio does not report it as never retrieved
+
+
 def _ended(command: Spawn, task: "asyncio.Task[Any]") -> None:
     _ending.discard(task)
-    if not task.cancelled():
-        task.exception()  # looked at, so that asyncio does not report it as never retrieved
-    elif getgeneratorstate(command.flow) == GEN_CREATED:
+    _look_at(task)
+    if task.cancelled() and getgeneratorstate(command.flow) == GEN_CREATED:
         # Cancelled before its first step, so that not even _shelter began.
         command.flow.close()
         command.failed(asyncio.CancelledError())

@@ -1,7 +1,7 @@
 """What only trio knows. Imported when trio runs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -66,6 +66,10 @@ class _Trio:
             msg = "a flow ended without an outcome"
             raise RuntimeError(msg)
         return outcome
+
+    async def finish(self, ending: Awaitable[object]) -> None:
+        with trio.CancelScope(shield=True):
+            await ending
 
 
 class _Limit:

@@ -1,8 +1,8 @@
 """The slow path in a task: what asyncio and trio share. Imported when an async function is met."""
 
 import sys
-from collections.abc import Callable, Generator
-from inspect import isawaitable
+from collections.abc import Awaitable, Callable, Generator
+from inspect import isasyncgen, isawaitable
 from types import TracebackType
 from typing import Any, Protocol, cast
 
@@ -57,6 +57,10 @@ class Backend(Protocol):
         """Run *flow*, with a place for its children."""
         ...
 
+    async def finish(self, ending: Awaitable[object]) -> None:
+        """Await *ending* to its end, also when this task is cancelled meanwhile."""
+        ...
+
 
 def backend() -> Backend:
     """Return the backend of the event loop that is running here."""
@@ -79,19 +83,23 @@ async def result(flow: Generator[Command, Any, Any], spawn: Callable[[Spawn], Ch
     """Run a flow, or a part of one, and return what it returns."""
     reply: Any = None
     resume: Callable[[Any], Command] = flow.send
-    while True:
-        try:
-            command = resume(reply)
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            reply = None  # no cycle through this frame: see drive.run
-        try:
-            reply = await _perform(command, spawn)
-            resume = flow.send
-        except BaseException as error:  # noqa: BLE001  # thrown into the flow, which lets it pass
-            reply = error
-            resume = flow.throw
+    try:
+        while True:
+            try:
+                command = resume(reply)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                reply = None  # no cycle through this frame: see drive.run
+            try:
+                reply = await _perform(command, spawn)
+                resume = flow.send
+            except BaseException as error:  # noqa: BLE001  # thrown into the flow, which lets it pass
+                reply = error
+                resume = flow.throw
+    except BaseException:
+        flow.close()  # interrupted between two steps, it still gives back what it holds
+        raise
 
 
 async def _perform(command: Command, spawn: Callable[[Spawn], Child] | None) -> Any:  # noqa: PLR0911  # one return a command
@@ -142,10 +150,14 @@ async def dispose(value: object) -> None:
     if not callable(close):
         return
     try:
-        # Shielded: a cancellation must not leave a connection half-closed.
-        with anyio.CancelScope(shield=True):
-            ending = close()
-            if isawaitable(ending):
+        ending = close()
+        if not isawaitable(ending):
+            return
+        # A cancellation must not leave a connection half-closed.
+        if isasyncgen(getattr(value, "source", value)):
+            with anyio.CancelScope(shield=True):  # it may have scopes of its own, which belong to this task
                 await ending
+        else:
+            await backend().finish(ending)
     except Exception:  # noqa: BLE001, S110  # nobody waits for this result any more
         pass

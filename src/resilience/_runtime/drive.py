@@ -41,21 +41,25 @@ def result(flow: Generator[Command, Any, Any]) -> Any:
     """Run a flow, or a part of one, and return what it returns."""
     reply: Any = None
     resume: Callable[[Any], Command] = flow.send
-    while True:
-        try:
-            command = resume(reply)
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            # An exception that passes through here refers to this frame: a frame that referred
-            # back to the exception would keep both, and all their locals, alive until the GC runs.
-            reply = None
-        try:
-            reply = _perform(command)
-            resume = flow.send
-        except BaseException as error:  # noqa: BLE001  # thrown into the flow, which lets it pass
-            reply = error
-            resume = flow.throw
+    try:
+        while True:
+            try:
+                command = resume(reply)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                # An exception that passes through here refers to this frame: a frame that referred
+                # back to the exception would keep both, and all their locals, alive until the GC runs.
+                reply = None
+            try:
+                reply = _perform(command)
+                resume = flow.send
+            except BaseException as error:  # noqa: BLE001  # thrown into the flow, which lets it pass
+                reply = error
+                resume = flow.throw
+    except BaseException:
+        flow.close()  # interrupted between two steps, it still gives back what it holds
+        raise
 
 
 def unwrap(outcome: Outcome[T]) -> T:
@@ -138,8 +142,14 @@ def block(waiter: Waiter, seconds: Seconds | None) -> None:
 def _bound(command: Bound) -> Outcome[Any] | None:
     if command.thread:
         return _in_worker(command)
-    with bounded(command.until):
-        return run(command.flow)
+    block = bounded(command.until)
+    try:
+        with block:
+            return run(command.flow)
+    except BaseException:
+        # Interrupted on the way out of the block: a deadline left in force would fail every later call.
+        block.__exit__(None, None, None)
+        raise
 
 
 def _in_worker(command: Bound) -> Outcome[Any] | None:
@@ -202,16 +212,25 @@ def _spawn(command: Spawn) -> Child:
         except BaseException as error:  # noqa: BLE001  # handed to the flow that spawned
             command.failed(error)
 
-    context = _start(work)
+    try:
+        context = _start(work)
+    except BaseException:
+        block.revoke(contextvars.Context())  # interrupted, it may have begun all the same
+        raise
     return Child(lambda: block.revoke(context))
 
 
 def _start(work: Callable[[], None]) -> contextvars.Context:
     context = contextvars.copy_context()
-    if _clock.fake is not None:
-        work = _clock.fake.worker(work)
+    worker = None if _clock.fake is None else _clock.fake.worker(work)
     # A daemon, so that work that was abandoned cannot keep the process from ending.
-    threading.Thread(target=context.run, args=(work,), name="resilience", daemon=True).start()
+    thread = threading.Thread(target=context.run, args=(worker or work,), name="resilience", daemon=True)
+    try:
+        thread.start()
+    except BaseException:
+        if worker is not None:
+            worker.end()
+        raise
     return context
 
 

@@ -27,17 +27,20 @@ class Call:
     Call the user's function. The reply is its `Outcome`.
 
     Attributes:
-        fn: The function.
+        fn: What is called.
+        function: The user's function: what *fn* is, unless the runtime has put something around it.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         context: What is known about the call.
+        paid: Id of the budget that knows of this call already, so that of a retry and a hedge that
+            spend from one budget only the outer one reports the call to it; 0 if there is none.
         held: None for a call that is over when it returns. For a stream, the list of what must
             still be settled when the stream ends: each entry is called with its final outcome,
             or with None if it was abandoned. One that is cut short is called again, with None.
 
     """
 
-    __slots__ = ("args", "context", "fn", "held", "kwargs")
+    __slots__ = ("args", "context", "fn", "function", "held", "kwargs", "paid")
 
     def __init__(
         self,
@@ -48,20 +51,35 @@ class Call:
         held: list[Held] | None = None,
     ) -> None:
         self.fn = fn
+        self.function = fn
         self.args = args
         self.kwargs = kwargs
         self.context = context
         self.held = held
+        self.paid = 0
 
     def again(self, context: CallContext) -> "Call":
         """Return a further attempt of this call, with nothing settled or held yet."""
         held: list[Held] | None = None if self.held is None else []
-        return Call(self.fn, self.args, self.kwargs, context, held)
+        attempt = Call(self.fn, self.args, self.kwargs, context, held)
+        attempt.function, attempt.paid = self.function, self.paid
+        if self.held is not None:
+            # An attempt that nobody adopts, for whatever reason, is let go with this call at the latest.
+            self.held.append(lambda _ending: attempt.let_go(None))
+        return attempt
+
+    def report_to(self, budget: object) -> bool:
+        """Whether *budget* is told of this call here, and not by a policy further out."""
+        if self.paid == id(budget):
+            return False
+        self.paid = id(budget)
+        return True
 
     def adopt(self, attempt: "Call") -> None:
         """Take over what the attempt that won still holds."""
         if self.held is not None and attempt.held and attempt is not self:
             self.held.extend(attempt.held)
+            attempt.held.clear()
 
     def let_go(self, outcome: Outcome[Any] | None) -> None:
         """Settle everything still held, innermost first. What an entry raises does not stop the others."""

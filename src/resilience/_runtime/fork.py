@@ -34,9 +34,15 @@ def register(follower: Follower) -> None:
 
 
 def _renew() -> None:
+    errors: list[BaseException] = []
     for reference in list(_followers.values()):
         if (follower := reference()) is not None:
-            follower._after_fork()  # the one caller of this hook
+            try:
+                follower._after_fork()
+            except BaseException as error:  # noqa: BLE001  # the others must follow all the same
+                errors.append(error)
+    if errors:  # the interpreter reports it, as it does for every hook of a fork
+        raise errors[0]
 
 
 if hasattr(os, "register_at_fork"):

@@ -156,7 +156,7 @@ class Gate(Policy):
             started = _clock.monotonic()
             outcome = yield from inner(call)
             verdict = judge(outcome, call.context)
-            if call.held is not None and verdict is Verdict.GOOD:
+            if call.held is not None and outcome.error is None and verdict is Verdict.GOOD:
                 call.held.append(lambda ending: self._end(hold, judge, call, started, ending))
             else:
                 self._take_back(hold, verdict, started, outcome.retry_after)
@@ -234,20 +234,22 @@ class Gate(Policy):
                     return Refusal(known)
                 yield Park(waiter, left if pause is None else min(left, pause))
         finally:
-            self._step_out(ask, waiter)
-            self.counts.add(ending)
+            try:
+                self._step_out(ask, waiter)
+            except BaseException:
+                # Interrupted: one who is gone but still in line would keep everybody waiting for ever.
+                self._step_out(ask, waiter, wake=True)
+                raise
+            with self._lock:
+                self.counts.add(ending)
 
-    def _step_out(self, ask: Ask, waiter: Waiter) -> None:
-        try:
-            with self._lock:
-                self._line_of(ask).leave(waiter)
-                self._line_left(ask)
-        except BaseException:
-            # Interrupted: one who is gone but still in line would keep everybody waiting for ever.
-            with self._lock:
-                self._line_of(ask).leave(waiter)
-                self._line_of(ask).wake_first()
-            raise
+    def _step_out(self, ask: Ask, waiter: Waiter, *, wake: bool = False) -> None:
+        with self._lock:
+            line = self._line_of(ask)
+            line.leave(waiter)
+            if wake:
+                line.wake_first()
+            self._line_left(ask)
         self._changed()
 
     def _take_back(self, hold: Hold, verdict: Verdict, started: Seconds, retry_after: Seconds | None) -> None:

@@ -118,7 +118,11 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave(error)
+        try:
+            self._leave(error)
+        except BaseException:
+            self._gate._give_back(self._permit)  # its own gate
+            raise
 
     async def __aenter__(self) -> Permit:
         from resilience._runtime import adrive  # noqa: PLC0415  # anyio comes with the first async use
@@ -133,7 +137,17 @@ class Guard:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave(error)
+        try:
+            self._leave(error)
+        except BaseException:
+            self._gate._give_back(self._permit)  # its own gate
+            raise
+
+    def __del__(self) -> None:
+        # An interrupt that strikes on the way into the block's end leaves it unended.
+        permit: Permit | None = getattr(self, "_permit", None)  # none, if its making was interrupted
+        if permit is not None and not permit.is_empty:
+            self._gate._give_back(permit)  # its own gate
 
     def _check(self) -> None:
         if self._is_used:
@@ -153,13 +167,9 @@ class Guard:
 
     def _leave(self, error: BaseException | None) -> None:
         gate, permit = self._gate, self._permit
-        try:
-            if error is None or isinstance(error, Exception):
-                outcome: Outcome[Any] = Outcome(error=error)
-                verdict = gate.judge(Binding(gate.name))(outcome, PLAIN)
-                permit.settle(verdict, retry_after=outcome.retry_after)
-            else:
-                gate._give_back(permit)  # its own gate
-        except BaseException:
+        if error is not None and not isinstance(error, Exception):
             gate._give_back(permit)  # its own gate
-            raise
+            return
+        outcome: Outcome[Any] = Outcome(error=error)
+        verdict = gate.judge(Binding(gate.name))(outcome, PLAIN)
+        permit.settle(verdict, retry_after=outcome.retry_after)

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import ParamSpec, TypeVar
 
 from resilience._runtime import compose, fork, wrap
-from resilience._runtime.flow import Call, Flow, Inner
+from resilience._runtime.flow import Call, Flow, Inner, leaf
 from resilience._runtime.policy import Binding, Policy, Step, name_problems, nest
 from resilience.errors import ConfigError, ConfigWarning, Problem
 from resilience.events import emit
@@ -113,6 +113,13 @@ class Pipeline(Policy):
         """Return the step that goes through every policy, following later reloads."""
         return _Bound(self, Binding(self.adopt_name(binding.name), binding.classify)).step
 
+    def flow_for(self, name: str, classify: Classifier | None = None) -> Inner:
+        """Return the flow of calls to the function called *name*; *classify* replaces the pipeline's own."""
+        if classify is None:
+            return super().flow_for(name)
+        bound = _Bound(self, Binding(self.adopt_name(name)), classify)
+        return nest([bound.step], leaf)
+
     def bind(
         self,
         fn: Callable[P, R],
@@ -151,28 +158,60 @@ class Pipeline(Policy):
             if problems:
                 raise ConfigError(f"Pipeline {self.name!r}", problems)
             judge = Pipeline(None, on=on, classify=classify)._classify
+            with self._lock:
+                self._swap(policies)
+                if on is not None or classify is not None:
+                    self._classify = judge
         except Exception as error:
             emit("resilience.pipeline.reload_failed", self.name, {"error.type": type(error).__qualname__})
             raise
-        with self._lock:
-            present = list(self._policies)
-            taken: list[Policy] = []
-            for policy in policies:
+        emit("resilience.pipeline.reload", self.name, {})
+
+    def _swap(self, policies: Sequence[Policy]) -> None:
+        """Take the settings of *policies*, all or none. The lock is held."""
+        matches = self._matches(policies)
+        problems = [
+            problem
+            for policy, match in zip(policies, matches, strict=True)
+            if match is not None and match is not policy
+            for problem in match.obstacles(policy.settings)
+        ]
+        if problems:
+            raise ConfigError(f"Pipeline {self.name!r}", problems)
+        taken: list[Policy] = []
+        for policy, match in zip(policies, matches, strict=True):
+            if match is not None and match is not policy:
+                match.take_settings(policy)
+            taken.append(match or policy)
+        self._policies = tuple(taken)
+        self._version += 1
+        if self._name is not None:
+            self._name_policies(self._name)
+
+    def _matches(self, policies: Sequence[Policy]) -> list[Policy | None]:
+        """Return for each of *policies* the present one that takes its place, if there is one."""
+        listed = {id(policy) for policy in policies}
+        present = [policy for policy in self._policies if id(policy) not in listed]
+        here = {id(policy) for policy in self._policies}
+        matches: list[Policy | None] = []
+        for policy in policies:
+            match = policy if id(policy) in here else None  # listed again, as it is
+            if match is None:
                 match = next((old for old in present if type(old) is type(policy)), None)
-                if match is None or match is policy:
-                    taken.append(policy)
-                else:
-                    match.take_settings(policy)
-                    taken.append(match)
                 if match is not None:
                     present.remove(match)
-            self._policies = tuple(taken)
-            if on is not None or classify is not None:
-                self._classify = judge
-            self._version += 1
-            if self._name is not None:
-                self._name_policies(self._name)
-        emit("resilience.pipeline.reload", self.name, {})
+            matches.append(match)
+        return matches
+
+    def obstacles(self, settings: PipelineSettings) -> list[Problem]:
+        """Return why the settings cannot be taken while keeping the state, if they cannot."""
+        matched = zip(settings.policies, self._matches(settings.policies), strict=True)
+        return [
+            problem
+            for policy, match in matched
+            if match is not None and match is not policy
+            for problem in match.obstacles(policy.settings)
+        ]
 
     def describe(self) -> str:
         """
@@ -191,7 +230,11 @@ class Pipeline(Policy):
         return "\n".join([f"pipeline {self.name!r}", *_described(self, "  ")])
 
     def _configure(self, settings: PipelineSettings) -> None:
-        self.reload(*settings.policies)
+        problems = _problems(settings.policies)
+        if problems:
+            raise ConfigError(f"Pipeline {self.name!r}", problems)
+        with self._lock:
+            self._swap(settings.policies)
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
@@ -200,11 +243,12 @@ class Pipeline(Policy):
 class _Bound:
     """A pipeline, bound to where it is used; put together anew after a reload."""
 
-    __slots__ = ("_binding", "_built", "_pipeline")
+    __slots__ = ("_binding", "_built", "_instead", "_pipeline")
 
-    def __init__(self, pipeline: Pipeline, binding: Binding) -> None:
+    def __init__(self, pipeline: Pipeline, binding: Binding, instead: Classifier | None = None) -> None:
         self._pipeline = pipeline
         self._binding = binding
+        self._instead = instead
         self._built: tuple[int, Inner, Inner] | None = None
 
     def step(self, call: Call, inner: Inner) -> Flow:
@@ -212,7 +256,7 @@ class _Bound:
         version = pipeline._version  # its own pipeline
         built = self._built
         if built is None or built[0] != version or built[1] is not inner:
-            classify = self._binding.classify or pipeline._classify  # its own pipeline
+            classify = self._instead or pipeline._classify or self._binding.classify
             binding = Binding(self._binding.name, classify)
             ordered = compose.in_order_of_admission(pipeline.policies)
             run = nest([policy.step_for(binding) for policy in ordered], inner)

@@ -21,6 +21,7 @@ from resilience.typing import Seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Policy(ABC):
     def __init__(
         self, name: str | None, *, on: ErrorMatch | None = None, classify: Classifier | None = None
     ) -> None:
-        problems = [*name_problems(name), *judge_problems(on, classify)]
+        problems = inherited_problems(name, on, classify)
         if problems:
             raise ConfigError(type(self).__name__, problems)
         self._name = name
@@ -142,7 +143,15 @@ class Policy(ABC):
         ]
         if unknown:
             raise ConfigError(type(self).__name__, unknown)
-        self._configure(replace(self.settings, **changes))
+        settings = replace(self.settings, **changes)
+        problems = self.obstacles(settings)
+        if problems:
+            raise ConfigError(type(self).__name__, problems)
+        self._configure(settings)
+
+    def obstacles(self, settings: Any) -> list[Problem]:  # noqa: ARG002  # most can take any settings
+        """Return why *settings*, which are right in themselves, cannot be taken while keeping the state."""
+        return []
 
     def take_settings(self, other: "Policy") -> None:
         """Take the settings and the classifier of *other*, a policy of the same type; keep the state."""
@@ -245,6 +254,31 @@ def nest(steps: "list[Step]", innermost: Inner) -> Inner:
 
 def _around(step: Step, inner: Inner) -> Inner:
     return lambda call: step(call, inner)
+
+
+def all_right(name: object, make: Callable[[], S], *, on: object = None, classify: object = None) -> S:
+    """
+    Make a policy's settings with *make*.
+
+    Raises:
+        ConfigError: What is wrong with them, and with what every policy takes, in one list.
+
+    """
+    problems = inherited_problems(name, on, classify)
+    try:
+        settings = make()
+    except ConfigError as error:
+        if not problems:
+            raise
+        raise ConfigError(error.subject, [*problems, *error.problems]) from None
+    if problems:
+        raise ConfigError(type(settings).__name__.removesuffix("Settings"), problems)
+    return settings
+
+
+def inherited_problems(name: object, on: object, classify: object) -> list[Problem]:
+    """Return what is wrong with what every policy takes."""
+    return [*name_problems(name), *judge_problems(on, classify)]
 
 
 def name_problems(name: object) -> list[Problem]:

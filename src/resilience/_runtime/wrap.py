@@ -48,7 +48,9 @@ def wrap(
     guarded = make(flow, fn, context)
     named = _named(fn)  # partials and callable objects have no name of their own
     guarded.__name__, guarded.__qualname__ = named.__name__, named.__qualname__
-    return functools.update_wrapper(guarded, fn)
+    # The attributes of a function are notes about it; those of an object are its state, which is not copied.
+    notes = ("__dict__",) if inspect.isroutine(fn) else ()
+    return functools.update_wrapper(guarded, fn, updated=notes)
 
 
 def call(policy: "Policy", fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -18,7 +18,9 @@ success path, and it decides exactly as `Circuit.admit` and `Circuit.settle` do:
 The cell is hidden (None) and ``bucket_end`` lies in the infinite past, so that calls that are under
 way come to `rotate` too, when the circuit is closed but good results matter: slow calls are looked
 for, admission is ramping up, or the window is *poised*: it holds enough bad results already and
-only lacks throughput. A failure in a row is known to follow the one before it by the cell not
+only lacks throughput. It is hidden, too, until the first call of a generation asks.
+
+A failure in a row is known to follow the one before it by the cell not
 having grown between them. In a window of calls only bad results have a place, so that a good one
 is a bare increment there as well, and its ``bucket_end`` is never reached.
 """
@@ -198,7 +200,7 @@ class Circuit:
         self.generation = 0
         self._now = self._since = now
         self._window = _make_window(settings)
-        self._bypass = Cell()  # where good results count while disabled
+        self._bypass = Cell()  # token of calls while disabled
         self._stray = Cell()  # token of calls that a shadow let pass: no generation's
         self._run = 0  # bad results in a row, if no good one came since `_run_mark`
         self._run_mark = 0
@@ -232,21 +234,19 @@ class Circuit:
         if (cell := self.cell) is not None:
             return cell
         now = self._advance(now)
-        if self.state is CircuitState.OPEN:
-            if now < self._until:
-                return self._refuse(Refusal(self._until - now))
+        if self.state is CircuitState.OPEN and now >= self._until:
             self._half_open(now)
+        if self.state is CircuitState.CLOSED:
+            return self._admit_watched(now, draw)
+        if self.state is CircuitState.OPEN:
+            return self._refuse(Refusal(self._until - now))
         if self.state is CircuitState.HALF_OPEN:
             return self._admit_probe(now)
-        if self.state is CircuitState.ISOLATED:
-            self.rejected += 1  # an order, which a shadow does not soften
-            return NEVER
-        if self._is_ramping(now):
-            if draw >= (now - self._ramp_start) / self.settings.ramp_duration:
-                return self._refuse(SOON)
-        elif self.settings.slow_call_duration is None:
-            self._tune_now(now)
-        return self._window.cell
+        if self.state is CircuitState.DISABLED:
+            self.cell = self._bypass
+            return self._bypass
+        self.rejected += 1  # isolated: an order, which a shadow does not soften
+        return NEVER
 
     def settle(
         self,
@@ -274,8 +274,9 @@ class Circuit:
             draw: Chance, in [0, 1): how much of the jitter lengthens a break that begins now.
 
         """
-        if verdict is Verdict.GOOD and token is self.cell and now < self.bucket_end:
-            self.cell.good += 1  # as generated code does
+        cell = self.cell
+        if cell is not None and token is cell and verdict is Verdict.GOOD and now < self.bucket_end:
+            cell.good += 1  # as generated code does
             return
         if verdict is Verdict.IGNORED:
             self.release(token, now)
@@ -364,9 +365,12 @@ class Circuit:
 
         The window is kept unless its kind or length changed; then it starts cold, and calls under
         way do not count in it. A break under way ends no later than the new longest break would. A
-        half-open round starts anew if it asks for other numbers.
+        half-open round starts anew if it asks for other numbers. A ramp under way takes on its new
+        length; one that is over does not begin again.
         """
         now = self._advance(now)
+        if not self._is_ramping(now):
+            self._ramp_start = -math.inf
         old, self.settings = self.settings, settings
         if (old.probes, old.needed_successes) != (settings.probes, settings.needed_successes):
             self._good_probes = self._bad_probes = 0
@@ -374,26 +378,22 @@ class Circuit:
         kind = (old.window_duration, old.sampling_calls)
         if kind != (settings.window_duration, settings.sampling_calls):
             self._run, self._run_mark = self._failures_in_a_row(), 0
-            if self.state is CircuitState.CLOSED:
-                self._retire_cells()
-                self.generation += 1
+            self._retire_cell()
+            self.generation += 1
             self._window = _make_window(settings)
         if self.state is CircuitState.CLOSED:
             self._tune_now(now)
 
     def after_fork(self, now: Seconds) -> None:
         """Forget calls under way and what was counted for telemetry; keep what was learnt."""
-        now = self._advance(now)
+        self._advance(now)
         self.generation += 1
         self._leases.clear()
         self._run, self._run_mark = self._failures_in_a_row(), 0
-        self._retire_cells()
+        self._retire_cell()
         self._window.renew()
         self._forget_counts()
-        if self.state is CircuitState.CLOSED:
-            self._tune_now(now)
-        elif self.state is CircuitState.DISABLED:
-            self.cell = self._bypass
+        self.cell = None  # until the next call asks
 
     def snapshot(self, now: Seconds) -> dict[str, str | int | float]:
         """
@@ -434,7 +434,6 @@ class Circuit:
             if ramp > 0:
                 most = self.settings.ramp_duration
                 self._ramp_start = now - most + min(ramp, most)
-                self._tune_now(now)
             return
         self._leave()
         self.cause = None
@@ -449,6 +448,16 @@ class Circuit:
         if self.state is CircuitState.OPEN and max(now, self._now) >= self._until:
             return CircuitState.HALF_OPEN
         return self.state
+
+    def is_idle(self, now: Seconds) -> bool:
+        """Whether it is as a new one would be: closed, cold, under no orders."""
+        return (
+            self.state is CircuitState.CLOSED
+            and not self._shadows
+            and not self._is_ramping(now)
+            and self._window.count(self._advance(now)) == (0, 0, 0)
+            and (self.settings.consecutive_failures is None or self._failures_in_a_row() == 0)
+        )
 
     def failure_ratio(self, now: Seconds) -> Ratio | None:
         """Return the share of bad results in the window; None below the minimum throughput."""
@@ -485,11 +494,18 @@ class Circuit:
 
     # Closed
 
+    def _admit_watched(self, now: Seconds, draw: float) -> Token | Refusal:
+        if self._is_ramping(now):
+            if draw >= (now - self._ramp_start) / self.settings.ramp_duration:
+                return self._refuse(SOON)
+        elif self.settings.slow_call_duration is None:
+            self._tune_now(now)
+        return self._window.cell
+
     def _learn(self, now: Seconds, *, bad: bool, slow: bool, hint: Seconds | None, draw: float) -> None:
         run = self._failures_in_a_row() + 1 if bad else 0
         self._window.add(now, bad=bad, slow=slow)
-        if bad:
-            self._run, self._run_mark = run, self._window.cell.good
+        self._run, self._run_mark = run, self._window.cell.good
         total, bads, slows = self._window.count(now)
         reason = self._tripped(total, bads, slows, run)
         if reason is None and self._obeys(hint):
@@ -637,7 +653,6 @@ class Circuit:
         if ramp:
             self._ramp_start = now
         self._enter(CircuitState.CLOSED, now, reason)
-        self._tune_now(now)
 
     def _obey(self, now: Seconds) -> None:
         """Go where the orders say."""
@@ -658,8 +673,6 @@ class Circuit:
         self.cause = None
         self._attempt = 0
         self._enter(wanted, now, Reason.MANUAL)
-        if wanted is CircuitState.DISABLED:
-            self.cell = self._bypass
 
     def _is_under_orders(self) -> bool:
         return self._isolators > 0 or self._disablers > 0
@@ -668,14 +681,14 @@ class Circuit:
         """
         End the present generation: from here on its tokens change nothing.
 
-        Until `_enter` the circuit is one of the old state that has just begun. An interrupt between
-        the two leaves a circuit that works.
+        Until `_enter` the circuit is one of the old state that has just begun, so that an interrupt
+        between the two leaves a circuit that works. The next call that asks shows the cell again.
         """
         self.cell = None
         self.bucket_end = math.inf  # late good results need no attention
         self._leases.clear()
         self._ramp_start = -math.inf
-        self._retire_cells()
+        self._retire_cell()
         self._window.clear()
 
     def _enter(
@@ -704,17 +717,12 @@ class Circuit:
         self.rejected += 1
         return refusal
 
-    def _retire_cells(self) -> None:
-        """Let go of the cells of this generation, with an eye on what calls under way still add to them."""
+    def _retire_cell(self) -> None:
+        """Keep an eye on the cell that the window will let go: calls under way still add to it."""
         if self.state is CircuitState.CLOSED:
-            retired = self._window.cell  # which the caller replaces
-        elif self.state is CircuitState.DISABLED:
-            retired, self._bypass = self._bypass, Cell()
-        else:
-            return
-        if len(self._retired) == CELLS_KEPT:
-            self._good += self._retired.popleft().good
-        self._retired.append(retired)
+            if len(self._retired) == CELLS_KEPT:
+                self._good += self._retired.popleft().good
+            self._retired.append(self._window.cell)
 
     def _advance(self, now: Seconds) -> Seconds:
         self._now = max(self._now, now)

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from resilience import _clock
 from resilience._runtime.gate import Ask, Decision, Gate
-from resilience._runtime.policy import Traits
+from resilience._runtime.policy import Traits, all_right
 from resilience.circuit_breaker._machine import Circuit, CircuitState
 from resilience.circuit_breaker._settings import Break, CircuitBreakerSettings
 from resilience.errors import CircuitOpenError
@@ -96,10 +96,9 @@ class CircuitBreaker(Gate):
         classify: Classifier | None = None,
         rng: Random | None = None,
     ) -> None:
-        super().__init__(name, on=on, classify=classify)
-        self._random = rng or random
-        self._circuit = Circuit(
-            CircuitBreakerSettings(
+        settings = all_right(
+            name,
+            lambda: CircuitBreakerSettings(
                 failure_ratio=failure_ratio,
                 minimum_throughput=minimum_throughput,
                 sampling_duration=sampling_duration,
@@ -117,6 +116,13 @@ class CircuitBreaker(Gate):
                 ramp_duration=ramp_duration,
                 open_on_throttle=open_on_throttle,
             ),
+            on=on,
+            classify=classify,
+        )
+        super().__init__(name, on=on, classify=classify)
+        self._random = rng or random
+        self._circuit = Circuit(
+            settings,
             _clock.monotonic(),
         )
 
@@ -149,6 +155,12 @@ class CircuitBreaker(Gate):
         """Share of slow results in the window; None below the minimum throughput."""
         with self._lock:
             return self._circuit.slow_call_ratio(_clock.monotonic())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is as a new one would be: closed, with nothing in its window, under no orders."""
+        with self._lock:
+            return self._circuit.is_idle(_clock.monotonic())
 
     # Orders
 

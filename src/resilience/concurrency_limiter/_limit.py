@@ -18,72 +18,10 @@ to do, and otherwise grows by one if it was in use::
                 self.limit += 1
 """
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
-
 from resilience._core.check import Check
-from resilience.typing import Seconds
+from resilience.typing import Limit, Sample, Seconds
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """
-    What the calls that ended within one window showed.
-
-    Calls that taught nothing (cancelled, or refused by an inner policy) are not in it.
-
-    Attributes:
-        now: Instant at which the window ended.
-        good: Calls that ended well.
-        bad: Calls that failed.
-        timed_out: Calls that were not answered in time.
-        throttled: Calls that the dependency refused because it was overloaded.
-        peak: Most calls in flight at once.
-        mean: Mean seconds that good and timed out calls took, or None if there were none. A fast failure
-            says nothing about how long the work takes; a timeout says that it takes at least so long,
-            and without it only those that were fast would be looked at.
-        shortest: Seconds that the fastest of the good calls took, or None if there were none.
-
-    """
-
-    now: Seconds
-    good: int
-    bad: int
-    timed_out: int
-    throttled: int
-    peak: int
-    mean: Seconds | None
-    shortest: Seconds | None
-
-    @property
-    def calls(self) -> int:
-        """How many calls the sample is about. Below about ten it says little."""
-        return self.good + self.bad + self.timed_out + self.throttled
-
-
-@runtime_checkable
-class Limit(Protocol):
-    """
-    What may be given as ``limit=`` in place of a number. One object serves one limiter.
-
-    The limiter calls `on_sample` as soon as a call ends *window* seconds after the sample before it, and
-    reads `limit` afterwards. It never does so for two samples at once. A fraction of a limit is cut off,
-    and less than 1 counts as 1: with none in flight nothing would ever be learnt again.
-    """
-
-    @property
-    def limit(self) -> float:
-        """How many calls may run at once."""
-        ...
-
-    @property
-    def window(self) -> Seconds | None:
-        """Seconds that a sample covers, > 0; None if the limit never changes and needs no samples."""
-        ...
-
-    def on_sample(self, sample: Sample) -> None:
-        """Learn from the calls of one window. Must not wait."""
-        ...
+__all__ = ["FixedLimit", "Limit", "Sample"]
 
 
 class FixedLimit:

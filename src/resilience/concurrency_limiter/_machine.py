@@ -144,6 +144,10 @@ class Bulkhead:
         """Give out a place, or refuse. When one will be free nobody knows."""
         now = self._advance(now)
         cell = self.cell
+        if cell.inflight >= cell.limit:
+            return NEVER
+        # First: interrupts strike at calls, and must not find a place taken that nobody knows of.
+        slot = Slot(cell, now)
         # One line, because generated code does the same without the lock.
         cell.inflight = (n := cell.inflight) + (fits := n < cell.limit)
         if not fits:
@@ -151,7 +155,7 @@ class Bulkhead:
         if n >= cell.peak:
             cell.peak = n + 1
         self.acquired += 1
-        return Slot(cell, now)
+        return slot
 
     def settle(self, slot: Slot, verdict: Verdict, now: Seconds) -> None:
         """
@@ -165,7 +169,7 @@ class Bulkhead:
         now = self._advance(now)
         cell = slot.cell
         self.release(slot, now)
-        if cell is not self.cell:
+        if cell is None or cell is not self.cell:
             return
         took = now - slot.started
         if verdict is Verdict.GOOD:

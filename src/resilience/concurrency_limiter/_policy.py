@@ -4,7 +4,7 @@ from typing import Any
 
 from resilience import _clock
 from resilience._runtime.gate import Ask, Decision, Gate
-from resilience._runtime.policy import Traits
+from resilience._runtime.policy import Traits, all_right
 from resilience.concurrency_limiter._limit import Limit, Sample
 from resilience.concurrency_limiter._machine import Bulkhead
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
@@ -57,8 +57,13 @@ class ConcurrencyLimiter(Gate):
         on: ErrorMatch | None = None,
         classify: Classifier | None = None,
     ) -> None:
+        settings = all_right(
+            name,
+            lambda: ConcurrencyLimiterSettings(limit=limit, max_queue=max_queue, max_wait=max_wait),
+            on=on,
+            classify=classify,
+        )
         super().__init__(name, on=on, classify=classify)
-        settings = ConcurrencyLimiterSettings(limit=limit, max_queue=max_queue, max_wait=max_wait)
         self._bulkhead = Bulkhead(settings, _clock.monotonic())
         self._is_learning = False
 

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import Final
 
-from resilience._core.gcra import TIE, TIE_PERMITS, tie, unspent, until, wait
+from resilience._core.gcra import TIE, TIE_PERMITS, tie, unspent, wait
 from resilience._core.permit import NEVER, Refusal
 from resilience.outcome import Verdict
 from resilience.rate_limiter._settings import RateLimiterSettings
@@ -69,7 +69,7 @@ class RateMachine(ABC):
     def __init__(self, settings: RateLimiterSettings, now: Seconds) -> None:
         self.settings = settings
         self.rate = settings.permits_per_second
-        self.generation = 0
+        self.generation: int = 0
         self.acquired = 0
         self._now = now
 
@@ -333,14 +333,14 @@ class SlidingWindow(RateMachine):
             return NEVER
         due = self._due(n, self._forget(now))
         self._times.extend([due] * n)
-        return self._permit(due, n, 0.0 if due <= self._now else until(due, now))
+        return self._permit(due, n, _until(due, self._now, now))
 
     def wait_for(self, now: Seconds, n: int = 1, ahead: int = 0) -> Seconds | None:
         """Return the seconds until *n* permits could be had after *ahead* others, or None for never."""
         if n > self.limit:
             return None
         due = self._due(ahead + n, self._forget(now))
-        return 0.0 if due <= self._now else until(due, now)
+        return _until(due, self._now, now)
 
     def remaining(self, now: Seconds) -> int:
         """Return how many permits could be had at *now*."""
@@ -352,7 +352,7 @@ class SlidingWindow(RateMachine):
     def reset_after(self, now: Seconds) -> Seconds:
         """Return the seconds until every permit is forgotten."""
         self._forget(now)
-        return until(self._times[-1] + self._length, now) if self._times else 0.0
+        return self._times[-1] + self._length - now if self._times else 0.0
 
     def configure(self, settings: RateLimiterSettings, now: Seconds) -> None:
         """Take new settings. Permits that are already forgotten stay so, should *per* become longer."""
@@ -434,7 +434,7 @@ class FixedWindow(RateMachine):
             return NEVER
         latest = self._roll(now)
         windows, used = self._place(n, 0)
-        seconds = until(self.end + (windows - 1) * self._length, now) if windows else 0.0
+        seconds = self.end + (windows - 1) * self._length - now if windows else 0.0
         self.count = windows * self.limit + used + n
         if self.end == -math.inf:
             self.end = latest + self._length
@@ -451,7 +451,7 @@ class FixedWindow(RateMachine):
         latest = self._roll(now)
         windows, _ = self._place(n, ahead)
         end = latest + self._length if self.end == -math.inf else self.end
-        return until(end + (windows - 1) * self._length, now) if windows else 0.0
+        return end + (windows - 1) * self._length - now if windows else 0.0
 
     def remaining(self, now: Seconds) -> int:
         """Return how many permits could be had at *now*."""
@@ -463,7 +463,7 @@ class FixedWindow(RateMachine):
         self._roll(now)
         if self.count == 0:
             return 0.0
-        return until(self.end + (self.count - 1) // self.limit * self._length, now)
+        return self.end + (self.count - 1) // self.limit * self._length - now
 
     def configure(self, settings: RateLimiterSettings, now: Seconds) -> None:
         """Take new settings. The window that is open ends when it was to end, with the new limit."""
@@ -512,6 +512,11 @@ class FixedWindow(RateMachine):
 def make_machine(settings: RateLimiterSettings, now: Seconds) -> RateMachine:
     """Return the machine for the algorithm that *settings* name. Keys are not looked at."""
     return MACHINES[settings.algorithm](settings, now)
+
+
+def _until(due: Seconds, latest: Seconds, now: Seconds) -> Seconds:
+    """Return the seconds from *now* until *due*; 0 if that was reached by the *latest* instant seen."""
+    return 0.0 if due <= latest else due - now
 
 
 def _length(per: Seconds) -> Seconds:

@@ -11,9 +11,9 @@ from resilience._runtime.flow import Call
 from resilience._runtime.gate import Acquiring, Decision, Gate
 from resilience._runtime.line import Line
 from resilience._runtime.permit import Guard, Permit, Rejection
-from resilience._runtime.policy import Traits
+from resilience._runtime.policy import Traits, all_right
 from resilience.deadline import current_deadline
-from resilience.errors import ConfigError, Problem, RateLimitedError
+from resilience.errors import Problem, RateLimitedError
 from resilience.outcome import Classifier, ErrorMatch, Verdict
 from resilience.rate_limiter._keyed import KeyedGcra, KeyedPermit
 from resilience.rate_limiter._machine import RateMachine, RatePermit, make_machine
@@ -86,16 +86,22 @@ class RateLimiter(Gate):
         on: ErrorMatch | None = None,
         classify: Classifier | None = None,
     ) -> None:
-        super().__init__(name, on=on, classify=classify)
-        self._settings = RateLimiterSettings(
-            rate=rate,
-            per=per,
-            burst=burst,
-            max_wait=max_wait,
-            algorithm=algorithm,
-            key=key,
-            max_keys=max_keys,
+        settings = all_right(
+            name,
+            lambda: RateLimiterSettings(
+                rate=rate,
+                per=per,
+                burst=burst,
+                max_wait=max_wait,
+                algorithm=algorithm,
+                key=key,
+                max_keys=max_keys,
+            ),
+            on=on,
+            classify=classify,
         )
+        super().__init__(name, on=on, classify=classify)
+        self._settings = settings
         now = _clock.monotonic()
         self._machine: RateMachine | KeyedGcra = (
             make_machine(self._settings, now) if key is None else KeyedGcra(self._settings, now)
@@ -238,17 +244,18 @@ class RateLimiter(Gate):
     def _max_wait(self) -> Seconds:
         return self._settings.max_wait
 
+    def obstacles(self, settings: RateLimiterSettings) -> list[Problem]:
+        """Return why the settings cannot be taken: another rule counts in another state."""
+        before, problems = self._settings, list[Problem]()
+        if settings.algorithm != before.algorithm:
+            rule = f"must stay {before.algorithm!r}: make a new limiter"
+            problems.append(Problem("algorithm", settings.algorithm, rule))
+        if (settings.key is None) != (before.key is None):
+            rule = "must stay given, or stay None: make a new limiter"
+            problems.append(Problem("key", settings.key, rule))
+        return problems
+
     def _configure(self, settings: RateLimiterSettings) -> None:
-        before = self._settings
-        fixed = {"algorithm": settings.algorithm, "key": settings.key}
-        problems = [
-            Problem(name, value, f"must stay {getattr(before, name)!r}: make a new limiter")
-            for name, value in fixed.items()
-            if (value is None) != (getattr(before, name) is None)
-            or (name == "algorithm" and value != before.algorithm)
-        ]
-        if problems:
-            raise ConfigError("RateLimiter", problems)
         with self._lock:
             self._machine.configure(settings, _clock.monotonic())
             self._settings = settings

@@ -3,16 +3,16 @@
 import random
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 from resilience import _clock
 from resilience._core.inherited import INHERITED, Inherited
 from resilience._core.recent import Recent
-from resilience._runtime import budgets
+from resilience._runtime import budgets, fork
 from resilience._runtime.attempt import attempt_scope
 from resilience._runtime.flow import Call, Command, Dispose, Flow, Inner, Sleep
-from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits
-from resilience.backoff import Backoff, DelayFunction, Delays, honour
+from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits, all_right
+from resilience.backoff import LONGEST, Backoff, DelayFunction, Delays, honour
 from resilience.errors import DeadlineExceededError, RejectedError
 from resilience.events import emit
 from resilience.outcome import CallContext, Classifier, ErrorMatch, Outcome, Verdict
@@ -65,6 +65,11 @@ class Retry(Policy):
         classify: Judge of outcomes, in place of *on*.
         rng: Where jitter comes from. Default: the process's own generator.
 
+    Attributes:
+        calls: Calls made through it.
+        retries: Further attempts made.
+        stops: How often calls ended, by `StopReason`.
+
     Raises:
         ConfigError: A setting is wrong; see `RetrySettings`.
 
@@ -103,20 +108,25 @@ class Retry(Policy):
         if classify is None and is_tenacity(on):
             classify = _tenacity.classifier(cast("Callable[[Any], bool]", on))
             on = None
-        super().__init__(name, on=on, classify=classify)
-        self._settings = RetrySettings(
-            attempts=attempts,
-            backoff=backoff,
-            budget=budget,
-            max_duration=max_duration,
-            stop=stop,
-            retry_after_window=retry_after_window,
+        settings = all_right(
+            name,
+            lambda: RetrySettings(
+                attempts=attempts,
+                backoff=backoff,
+                budget=budget,
+                max_duration=max_duration,
+                stop=stop,
+                retry_after_window=retry_after_window,
+            ),
+            on=on,
+            classify=classify,
         )
+        super().__init__(name, on=on, classify=classify)
+        self._settings = settings
         self._random = rng or random
         self._durations = Recent(31)
-        self.calls = 0
-        self.retries = 0
-        self.stops: dict[StopReason, int] = {}
+        self._zero()
+        fork.register(self)
 
     @property
     def settings(self) -> RetrySettings:
@@ -131,22 +141,22 @@ class Retry(Policy):
 
     def _configure(self, settings: RetrySettings) -> None:
         self._settings = settings
-        self._flow = None  # the budget is bound there
 
     def step_for(self, binding: Binding) -> Step:
         """Return the step that tries, judges, waits and tries again."""
         judge = self.judge(binding)
-        given = self._settings.budget
-        budget = budgets.named(binding.name) if isinstance(given, Inherited) else given
 
         def step(call: Call, inner: Inner) -> Flow:
+            given = self._settings.budget  # may be another one by now
+            budget = budgets.named(binding.name) if isinstance(given, Inherited) else given
             return self._attempts(judge, budget, call, inner)
 
         return step
 
     def _attempts(self, judge: Judge, budget: Budget | None, call: Call, inner: Inner) -> Flow:
         self.calls += 1
-        if budget is not None:
+        reports = budget is not None and call.report_to(budget)
+        if budget is not None and reports:
             budget.deposit()
         progress = _Progress(self._settings, self._random, self._durations, budget)
         reason: StopReason = "cancelled"
@@ -172,30 +182,32 @@ class Retry(Policy):
                     late: Outcome[Any] = Outcome(error=progress.error or DeadlineExceededError(started=True))
                     return self._final(progress, late, reason, attempt.context.attempt)
                 attempt = call.again(replace(call.context, attempt=attempt.context.attempt + 1))
-                outcome = yield from self._further(budget, attempt, inner)
+                outcome = yield from self._further(attempt, inner)
+                progress.release()
+        except BaseException:
+            attempt.let_go(None)
+            raise
         finally:
-            self.stops[reason] = self.stops.get(reason, 0) + 1
-            if budget is not None:
+            self.stops[reason] += 1
+            progress.release()
+            if budget is not None and (reports or progress.charges):
                 budget.finish(good=good, charges=progress.charges)
 
-    def _further(self, budget: Budget | None, attempt: Call, inner: Inner) -> Flow:
+    def _further(self, attempt: Call, inner: Inner) -> Flow:
         self.retries += 1
         began = _clock.monotonic()
-        try:
-            with attempt_scope(attempt.context):
-                outcome = yield from inner(attempt)
-        finally:
-            if budget is not None:
-                budget.release()
+        with attempt_scope(attempt.context):
+            outcome = yield from inner(attempt)
         self._durations.add(_clock.monotonic() - began)
         return outcome
 
     def _final(
         self, progress: "_Progress", outcome: Outcome[Any], reason: StopReason, attempts: int
     ) -> Outcome[Any]:
-        if isinstance(outcome.error, RejectedError) and progress.error is not None:
-            outcome = Outcome(error=progress.error)
-        error = outcome.error
+        error, earlier = outcome.error, progress.error
+        if error is not None and not _has_run(error) and earlier is not None and _has_run(earlier):
+            error = earlier
+            outcome = Outcome(error=earlier)
         if reason in _GAVE_UP:
             details: dict[str, object] = {"resilience.retry.stop_reason": reason}
             if error is not None:
@@ -205,6 +217,15 @@ class Retry(Policy):
             _note(error, f"{_NOTE}{attempts} attempt{'s' * (attempts > 1)}: {reason.replace('_', ' ')}")
         return outcome
 
+    def _zero(self) -> None:
+        self.calls = 0
+        self.retries = 0
+        # Every reason from the start, so that counting is one statement without a call.
+        self.stops: dict[StopReason, int] = dict.fromkeys(get_args(StopReason), 0)
+
+    def _after_fork(self) -> None:
+        self._zero()
+
 
 class _Progress:
     """
@@ -212,7 +233,7 @@ class _Progress:
 
     Attributes:
         charges: What the budget took for further attempts.
-        error: The last real error that was put aside for another attempt.
+        error: The last real error that was put aside for another attempt; a refusal if there was none.
 
     """
 
@@ -220,6 +241,7 @@ class _Progress:
         "_budget",
         "_delays",
         "_durations",
+        "_is_granted",
         "_random",
         "_settings",
         "_slept",
@@ -238,6 +260,7 @@ class _Progress:
         self._started = _clock.monotonic()
         self._slept = 0.0
         self._delays: Delays | None = None
+        self._is_granted = False
         self.charges = 0
         self.error: Exception | None = None
 
@@ -257,15 +280,16 @@ class _Progress:
         if settings.attempts is not None and context.attempt >= settings.attempts:
             return "attempts_exhausted"
         now = _clock.monotonic()
-        if settings.stop is not None and settings.stop(self._state(attempt, outcome, now)):
-            return "attempts_exhausted"
         delay = self._delay(attempt, outcome, now)
+        if settings.stop is not None and settings.stop(self._state(attempt, outcome, now, delay)):
+            return "attempts_exhausted"
         if self.is_too_late(context, now + delay):
             return "deadline_exceeded"
         if self._budget is not None:
             charge = self._budget.try_withdraw(verdict)
             if not charge:
                 return "budget_exhausted"
+            self._is_granted = True
             self.charges += charge
         self._slept += delay
         return delay
@@ -280,18 +304,26 @@ class _Progress:
         # A usual attempt must fit, judged by the retries of this policy that were timed anyway.
         return start + (self._durations.median() or 0.0) >= context.deadline
 
+    def release(self) -> None:
+        """Tell the budget that the attempt it granted is over, whether or not it was made."""
+        if self._is_granted and self._budget is not None:
+            self._is_granted = False
+            self._budget.release()
+
     def discard(self, attempt: Call, outcome: Outcome[Any]) -> Generator[Command, Any, None]:
-        """Put the outcome aside: remember its error, close its result."""
-        self.error = outcome.error
+        """Put the outcome aside: remember its error, settle what its attempt holds, close its result."""
+        error = outcome.error
+        if error is not None and (self.error is None or _has_run(error) or not _has_run(self.error)):
+            self.error = error
+        attempt.let_go(outcome)
         if outcome.error is None:
-            attempt.let_go(outcome)
             yield Dispose(outcome.value)
 
     def _delay(self, attempt: Call, outcome: Outcome[Any], now: Seconds) -> Seconds:
         backoff = self._settings.backoff
-        if is_tenacity(backoff):
+        if is_tenacity(backoff, "wait"):
             wait = cast("Callable[[object], Seconds]", backoff)
-            own = max(0.0, float(wait(self._state(attempt, outcome, now))))
+            own = min(LONGEST, max(0.0, float(wait(self._state(attempt, outcome, now)))))
         else:
             if self._delays is None:
                 self._delays = cast("Backoff", backoff).start(attempt.context)
@@ -300,8 +332,15 @@ class _Progress:
         # A dependency tells all its clients the same: our own jitter on top keeps them apart.
         return wanted + own if wanted > own else own
 
-    def _state(self, attempt: Call, outcome: Outcome[Any], now: Seconds) -> object:
-        return _tenacity.call_state(attempt, outcome, self._started, now, self._slept)
+    def _state(self, attempt: Call, outcome: Outcome[Any], now: Seconds, delay: Seconds = 0.0) -> object:
+        return _tenacity.call_state(attempt, outcome, self._started, now, self._slept, delay)
+
+
+def _has_run(error: Exception) -> bool:
+    """Whether *error* is of the function itself: it was called."""
+    if isinstance(error, DeadlineExceededError):
+        return error.started
+    return not isinstance(error, RejectedError)
 
 
 def _note(error: Exception, text: str) -> None:

@@ -50,17 +50,26 @@ class RetrySettings:
         unbounded = self.attempts is None and self.max_duration is None and self.stop is None
         rule = "must be a whole number unless max_duration or stop bounds the retrying"
         check.that(not unbounded, "attempts", self.attempts, rule)
-        backoff = self.backoff if is_tenacity(self.backoff) else as_backoff(self.backoff)
+        if is_tenacity(self.backoff, "wait"):
+            backoff: object = self.backoff
+        else:
+            backoff = None if is_tenacity(self.backoff) else as_backoff(self.backoff)
         check.that(backoff is not None, "backoff", self.backoff, "must be a backoff schedule or a function")
         object.__setattr__(self, "backoff", backoff)
-        is_budget = self.budget is None or self.budget is INHERITED or isinstance(self.budget, Budget)
+        is_budget = isinstance(self.budget, Budget) and not isinstance(self.budget, type)
+        is_budget = is_budget or self.budget is None or self.budget is INHERITED
         check.that(is_budget, "budget", self.budget, "must be a RetryBudget or None")
         check.seconds("max_duration", self.max_duration, optional=True)
-        check.that(self.stop is None or callable(self.stop), "stop", self.stop, "must be callable or None")
+        is_stop = callable(self.stop) and (is_tenacity(self.stop, "stop") or not is_tenacity(self.stop))
+        check.that(self.stop is None or is_stop, "stop", self.stop, "must be a stop rule, a function or None")
         check.seconds("retry_after_window", self.retry_after_window, zero=True, optional=True)
         check.done()
 
 
-def is_tenacity(candidate: object) -> bool:
-    """Whether *candidate* is one of tenacity's objects."""
-    return any(base.__module__.partition(".")[0] == "tenacity" for base in type(candidate).__mro__)
+def is_tenacity(candidate: object, family: str = "") -> bool:
+    """Whether *candidate* is one of tenacity's objects, of a *family*: ``retry``, ``stop`` or ``wait``."""
+    names = {f"{family}_base"} if family else {"retry_base", "stop_base", "wait_base"}
+    return any(
+        base.__name__ in names and base.__module__.partition(".")[0] == "tenacity"
+        for base in type(candidate).__mro__
+    )

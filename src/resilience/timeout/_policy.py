@@ -1,0 +1,298 @@
+"""Stop waiting when time runs out."""
+
+import threading
+from collections.abc import Generator
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from resilience import _clock
+from resilience._runtime import fork
+from resilience._runtime.flow import PLAIN, Bound, Call, Command, Dispose, Flow, Inner
+from resilience._runtime.policy import Binding, Policy, Step, Traits, all_right
+from resilience.deadline import bounded, current_deadline
+from resilience.errors import ConcurrencyLimitedError, DeadlineExceededError
+from resilience.outcome import CallContext, Outcome
+from resilience.timeout._settings import MAX_ABANDONED, DurationOf, TimeoutSettings, checked
+from resilience.typing import Seconds
+
+if TYPE_CHECKING:
+    from resilience._runtime.adrive import Limit
+
+EARLY: Final = 0.001
+"""Seconds by which a timer may be early: some event loops count in milliseconds."""
+
+
+class Timeout(Policy):
+    """
+    Give a call *duration* seconds; raise the builtin `TimeoutError` when they are used up.
+
+    An async function is cancelled at the next await. A plain function cannot be interrupted: its
+    waits inside this package (for a permit, for a retry) end in time, `remaining` tells it how long
+    it has, and a result that it returns late is returned all the same. With *thread* it runs in a
+    thread of its own, and the caller stops waiting in time; the thread goes on to its end. Of a
+    generator, the time until its first item is bounded.
+
+    A cancellation by the caller passes through unchanged. If the caller's own `deadline` comes
+    first, the error is `DeadlineExceededError`.
+
+    Args:
+        duration: Seconds, > 0; None for no limit; or a callable that takes the `CallContext` and
+            returns either. No default.
+        name: Name for telemetry and errors. Default: that of the pipeline or function.
+        thread: Whether plain functions run in a thread that can be left behind. Default False.
+        max_abandoned: Threads left behind, >= 1, beyond which calls are refused with
+            `ConcurrencyLimitedError`; None for no bound. Default 40, as AnyIO's worker threads.
+
+    Attributes:
+        timed_out: Calls that used up their duration. A call that the caller's deadline ended is not
+            one of them.
+        refused: Calls refused because too many threads were left behind.
+
+    Raises:
+        ConfigError: A setting is wrong; see `TimeoutSettings`.
+
+    Example:
+        >>> from resilience.deadline import remaining
+        >>> @Timeout(0.8)
+        ... def time_left() -> float | None:
+        ...     return remaining()
+        >>> 0.7 < time_left() <= 0.8
+        True
+
+    """
+
+    __slots__ = ("_abandoned", "_lock", "_settings", "refused", "timed_out")
+
+    kind = "timeout"
+
+    def __init__(
+        self,
+        duration: Seconds | DurationOf | None,
+        *,
+        name: str | None = None,
+        thread: bool = False,
+        max_abandoned: int | None = MAX_ABANDONED,
+    ) -> None:
+        settings = all_right(
+            name, lambda: TimeoutSettings(duration=duration, thread=thread, max_abandoned=max_abandoned)
+        )
+        super().__init__(name)
+        self._settings = settings
+        self._lock = threading.RLock()
+        self._abandoned = 0
+        self.timed_out = 0
+        self.refused = 0
+        fork.register(self)
+
+    @property
+    def settings(self) -> TimeoutSettings:
+        """Its settings, frozen."""
+        return self._settings
+
+    @property
+    def traits(self) -> Traits:
+        """It bounds what is inside."""
+        duration = self._settings.duration
+        return Traits(bound=None if callable(duration) else duration)
+
+    @property
+    def abandoned(self) -> int:
+        """How many threads are at work now for callers that have stopped waiting."""
+        return self._abandoned
+
+    def guard(self) -> "Guard":
+        """
+        Bound a block of async code: ``async with timeout.guard():``.
+
+        A plain ``with`` raises `TypeError`: nothing can end such a block from outside. Use
+        ``with deadline(seconds)``, which tells what is called inside how long there is.
+        """
+        return Guard(self)
+
+    def step_for(self, binding: Binding) -> Step:  # noqa: ARG002  # nothing of it matters here
+        """Return the step that waits so long and no longer."""
+        return self._around
+
+    def _configure(self, settings: TimeoutSettings) -> None:
+        self._settings = settings
+
+    def _around(self, call: Call, inner: Inner) -> Flow:
+        bound = _Bound(self, call.context)
+        if bound.is_over:
+            return Outcome(error=DeadlineExceededError("deadline exceeded: not started"))
+        if bound.until is None:
+            return (yield from inner(call))
+        attempt = call.again(replace(call.context, deadline=bound.until))
+        outcome: Outcome[Any] | None
+        try:
+            if self._settings.thread:
+                outcome = yield from self._in_thread(attempt, inner, bound.until)
+            else:
+                outcome = yield Bound(inner(attempt), bound.until)
+        except BaseException:
+            attempt.let_go(None)
+            raise
+        if outcome is None:
+            attempt.let_go(None)
+            return Outcome(error=bound.error())
+        call.adopt(attempt)
+        if isinstance(outcome.error, DeadlineExceededError) and bound.ended_it():
+            # What is inside was told our deadline and kept it: the caller's is not used up.
+            error = bound.error()
+            error.__cause__ = outcome.error
+            ours: Outcome[Any] = Outcome(error=error)
+            ours.unsent = outcome.unsent
+            return ours
+        return outcome
+
+    def _in_thread(
+        self, attempt: Call, inner: Inner, until: Seconds
+    ) -> Generator[Command, Any, Outcome[Any] | None]:
+        limit = self._settings.max_abandoned
+        if limit is not None and self._abandoned >= limit:
+            self.refused += 1
+            return Outcome(error=ConcurrencyLimitedError(self.name))
+        work = _Work()
+        try:
+            outcome: Outcome[Any] | None = yield Bound(self._work(work, attempt, inner), until, thread=True)
+        except BaseException as error:
+            late = self._abandon(work)
+            if late is not None and not isinstance(error, GeneratorExit):
+                attempt.let_go(None)
+                yield Dispose(late.value)
+            raise
+        return self._abandon(work) if outcome is None else outcome
+
+    def _work(self, work: "_Work", attempt: Call, inner: Inner) -> Flow:
+        # Runs in the worker, or in the caller's own task where functions are async.
+        with self._lock:
+            if work.is_abandoned:
+                return Outcome(error=DeadlineExceededError("deadline exceeded: not started"))
+            work.has_begun = True
+        brought: Outcome[Any] | None = None
+        try:
+            outcome = brought = yield from inner(attempt)
+        finally:
+            with self._lock:
+                work.has_begun = False
+                work.outcome = brought
+                if work.is_abandoned:
+                    self._abandoned -= 1
+        if work.is_abandoned:
+            attempt.let_go(None)
+            yield Dispose(outcome.value)
+        return outcome
+
+    def _abandon(self, work: "_Work") -> Outcome[Any] | None:
+        """Leave the worker behind, unless it has ended in the meantime; return what it brought."""
+        with self._lock:
+            if work.outcome is None:
+                work.is_abandoned = True
+                if work.has_begun:
+                    self._abandoned += 1
+            return work.outcome
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self._abandoned = 0
+        self.timed_out = 0
+        self.refused = 0
+
+
+class _Work:
+    """What a caller and its worker tell each other. The policy's lock is held."""
+
+    __slots__ = ("has_begun", "is_abandoned", "outcome")
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self.is_abandoned = False
+        self.outcome: Outcome[Any] | None = None
+
+
+class _Bound:
+    """
+    How long one call may take, and who says so.
+
+    Attributes:
+        until: The instant on the monotonic clock at which waiting ends; None if nothing ends it.
+        is_over: Whether the caller's deadline had passed before the call began.
+
+    """
+
+    __slots__ = ("_duration", "_is_callers", "_timeout", "is_over", "until")
+
+    def __init__(self, timeout: Timeout, context: CallContext) -> None:
+        self._timeout = timeout
+        duration = timeout.settings.duration
+        if callable(duration):
+            duration = checked(duration(context))
+        self._duration = duration
+        now = _clock.monotonic()
+        deadline = context.deadline
+        self.is_over = deadline is not None and deadline <= now
+        self.until = deadline
+        self._is_callers = True
+        if duration is None:
+            self.until = None
+        elif deadline is None or now + duration < deadline:
+            self.until = now + duration
+            self._is_callers = False
+
+    def ended_it(self) -> bool:
+        """Whether a deadline that was missed inside was ours, and not the caller's."""
+        return not self._is_callers and self.until is not None and _clock.monotonic() >= self.until - EARLY
+
+    def error(self) -> TimeoutError:
+        """Return the error to raise, and count it."""
+        if self._is_callers:
+            return DeadlineExceededError(started=True)
+        self._timeout.timed_out += 1
+        return TimeoutError(f"{self._timeout.name!r} took longer than {self._duration:g} s")
+
+
+class Guard:
+    """A bounded block of async code. One use each: ask for a new one every time."""
+
+    __slots__ = ("_block", "_bound", "_limit", "_timeout")
+
+    def __init__(self, timeout: Timeout) -> None:
+        self._timeout = timeout
+        self._bound: _Bound | None = None
+        self._limit: Limit | None = None
+
+    async def __aenter__(self) -> None:
+        from resilience._runtime import adrive  # noqa: PLC0415  # anyio comes with the first async use
+
+        if self._bound is not None:
+            raise RuntimeError("a guard is entered once: ask for a new one")
+        self._bound = bound = _Bound(self._timeout, replace(PLAIN, deadline=current_deadline()))
+        if bound.is_over:
+            raise DeadlineExceededError("deadline exceeded: not started")
+        if bound.until is None:
+            return
+        self._block = bounded(bound.until)
+        self._limit = adrive.backend().limit(bound.until)
+        await self._limit.__aenter__()
+        self._block.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._limit is None or self._bound is None:
+            return
+        self._block.__exit__(kind, error, trace)
+        if await self._limit.__aexit__(kind, error, trace) or (
+            isinstance(error, DeadlineExceededError) and self._bound.ended_it()
+        ):
+            raise self._bound.error() from error
+
+    if not TYPE_CHECKING:  # so that type checkers refuse it as well
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(
+                "nothing can end a plain block from outside: use `async with`, or `with deadline(...)`"
+            )
+
+        def __exit__(self, *exc_info: object) -> None: ...

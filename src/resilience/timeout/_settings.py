@@ -1,0 +1,55 @@
+"""What may be set on a timeout."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from resilience._core.check import Check
+from resilience.outcome import CallContext
+from resilience.typing import Seconds
+
+DurationOf: TypeAlias = Callable[[CallContext], Seconds | None]
+"""Says how long a call may take, from what is known about it. None: as long as it likes."""
+
+MAX_ABANDONED: Final = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeoutSettings:
+    """How long a call is waited for, and what is done about a plain function that takes longer."""
+
+    duration: Seconds | DurationOf | None
+    """
+    Seconds until waiting ends, > 0; None for no limit; or a callable that takes the `CallContext` and
+    returns either. No default: only the caller knows how long an answer is worth waiting for. Zero, negative
+    and infinite durations are errors; None says "no limit".
+    """
+
+    thread: bool = False
+    """
+    Whether a plain function runs in a thread of its own, which is left behind when time runs out. Default
+    False: what is left behind goes on, and a thread for each call costs 50 µs or more. Async functions are
+    cancelled in any case.
+    """
+
+    max_abandoned: int | None = MAX_ABANDONED
+    """
+    How many threads that were left behind may be at work before further calls are refused, >= 1, or None for
+    any number. Default 40, AnyIO's bound on worker threads. It matters only with *thread*.
+    """
+
+    def __post_init__(self) -> None:
+        check = Check("Timeout")
+        if not callable(self.duration):
+            check.seconds("duration", self.duration, optional=True)
+        check.flag("thread", self.thread)
+        check.whole("max_abandoned", self.max_abandoned, optional=True)
+        check.done()
+
+
+def checked(duration: Seconds | None) -> Seconds | None:
+    """Return what a callable *duration* answered, if it is a duration."""
+    check = Check("Timeout")
+    check.seconds("duration()", duration, optional=True)
+    check.done()
+    return duration

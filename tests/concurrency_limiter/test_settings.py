@@ -1,0 +1,105 @@
+"""What may be set on a concurrency limiter, and what may not."""
+
+import dataclasses
+
+import pytest
+
+from resilience.concurrency_limiter._limit import FixedLimit, Limit, Sample
+from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
+from resilience.errors import ConfigError
+
+NAN, INF = float("nan"), float("inf")
+
+
+class Learning:
+    window = 1.0
+
+    def __init__(self, limit=20, window=1.0):
+        self.limit = limit
+        self.window = window
+
+    def on_sample(self, sample):
+        self.limit += 1
+
+
+def problems(**settings):
+    with pytest.raises(ConfigError) as caught:
+        ConcurrencyLimiterSettings(**settings)
+    assert caught.value.subject == "ConcurrencyLimiter"
+    return [problem.setting for problem in caught.value.problems]
+
+
+def test_the_defaults_work():
+    settings = ConcurrencyLimiterSettings()
+    assert settings.limit == 20
+    assert settings.max_queue == 0
+    assert settings.max_wait == 0.0
+    assert settings.make_limit().limit == 20
+
+
+def test_settings_are_frozen_and_keyword_only():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ConcurrencyLimiterSettings().limit = 2
+    with pytest.raises(TypeError):
+        ConcurrencyLimiterSettings(20)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [NAN, INF, -INF, -1, -0.5, True, "1", None, (), 1j],
+    ids=lambda value: f"{type(value).__name__} {value}",
+)
+@pytest.mark.parametrize("setting", [field.name for field in dataclasses.fields(ConcurrencyLimiterSettings)])
+def test_no_setting_takes_what_is_not_a_sensible_number(setting, value):
+    assert problems(**{setting: value}) == [setting]
+
+
+@pytest.mark.parametrize("limit", [0, 2.5])
+def test_a_limit_is_a_whole_number_of_at_least_one(limit):
+    assert problems(limit=limit) == ["limit"]
+
+
+def test_a_queue_without_a_wait_and_a_wait_without_a_queue_contradict_themselves():
+    assert problems(max_queue=3) == ["max_wait"]
+    assert problems(max_wait=0.5) == ["max_queue"]
+    settings = ConcurrencyLimiterSettings(max_queue=3, max_wait=0.5)
+    assert (settings.max_queue, settings.max_wait) == (3, 0.5)
+
+
+def test_every_problem_is_listed_at_once():
+    assert problems(limit=0, max_queue=-1, max_wait=NAN) == ["limit", "max_queue", "max_wait"]
+
+
+def test_what_learns_a_limit_may_be_given_in_its_place():
+    learning = Learning()
+    assert isinstance(learning, Limit)
+    assert ConcurrencyLimiterSettings(limit=learning).make_limit() is learning
+    assert ConcurrencyLimiterSettings(limit=FixedLimit(3)).make_limit().limit == 3
+    assert ConcurrencyLimiterSettings(limit=Learning(window=None, limit=1.5)).make_limit().window is None
+
+
+@pytest.mark.parametrize("start", [NAN, 0, -1, True, "1", None])
+def test_what_learns_a_limit_must_start_with_one(start):
+    assert problems(limit=Learning(limit=start)) == ["limit.limit"]
+
+
+@pytest.mark.parametrize("window", [NAN, INF, 0, -1, True, "1"])
+def test_what_learns_a_limit_must_say_over_what_time(window):
+    assert problems(limit=Learning(window=window)) == ["limit.window"]
+
+
+def test_a_fixed_limit_stays():
+    limit = FixedLimit(7)
+    assert isinstance(limit, Limit)
+    assert limit.window is None
+    sample = Sample(now=1.0, good=1, bad=2, timed_out=3, throttled=4, peak=5, mean=None, shortest=None)
+    assert sample.calls == 10
+    limit.on_sample(sample)
+    assert limit.limit == 7
+    assert repr(limit) == "FixedLimit(7)"
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True, None, NAN])
+def test_a_fixed_limit_is_a_whole_number_of_at_least_one(limit):
+    with pytest.raises(ConfigError, match="FixedLimit: limit must be a whole number >= 1"):
+        FixedLimit(limit)
