@@ -38,3 +38,18 @@ def test_policies_with_budgets_of_their_own_report_to_their_own():
     pipeline = Pipeline(Retry(budget=first), Timeout(5.0), Hedge(after=5.0, idempotent=True, budget=second))
     pipeline.call(int)
     assert (first.calls, second.calls) == (1, 1)
+
+
+def test_what_the_inner_policy_was_charged_comes_back_with_the_outer_ones():
+    budget = RetryBudget.refund(capacity=100, initial=100, cost=10, refill_per_second=0.0)
+    answers = iter([ConnectionError, None])
+
+    def ask() -> str:
+        error = next(answers)
+        if error is not None:
+            raise error
+        return "here"
+
+    hedge = Hedge(after=None, idempotent=True, budget=budget)
+    assert Pipeline("p", Retry(budget=budget), hedge).call(ask) == "here"
+    assert (budget.granted, budget.refunded, budget.level) == (1, 10, 10)

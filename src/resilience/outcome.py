@@ -140,10 +140,8 @@ def errors_in(on: ErrorMatch) -> Classifier:
     it, is named; a predicate is not asked about refusals.
     """
     listed: tuple[type[Exception], ...] = ()
-    if isinstance(on, tuple):
-        listed = on
-    elif isinstance(on, type):
-        listed = (on,)
+    if isinstance(on, (tuple, type)):
+        listed = cast("tuple[type[Exception], ...]", on if isinstance(on, tuple) else (on,))
     refusals = tuple(kind for kind in listed if issubclass(kind, RejectedError))
 
     def matches(error: Exception) -> bool:

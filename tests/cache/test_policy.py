@@ -1335,6 +1335,18 @@ def test_a_lock_that_was_held_at_the_fork_is_free_in_the_child() -> None:
     assert process.exitcode == 0
 
 
+def fork_inside(call: Callable[[], int], fine: Callable[[], bool]) -> None:
+    """Make *call*, which forks and returns as `os.fork` does; the child must end well and find it *fine*."""
+    parent, code = os.getpid(), 1
+    try:
+        child = call()
+        code = 0 if fine() else 1
+    finally:
+        if os.getpid() != parent:
+            os._exit(code)  # whatever happens, the child must not go on with the tests
+    assert os.waitpid(child, 0)[1] == 0
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_function_that_forks_can_go_on_in_the_child() -> None:
     cache = Cache(ttl=60.0)
@@ -1343,7 +1355,4 @@ def test_a_function_that_forks_can_go_on_in_the_child() -> None:
     def fetch() -> int:
         return os.fork()
 
-    pid = fetch()
-    if pid == 0:
-        os._exit(0 if not cache._flights and cache.call(lambda: 7) == 7 else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    fork_inside(fetch, lambda: not cache._flights and cache.call(lambda: 7) == 7)

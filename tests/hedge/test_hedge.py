@@ -1115,7 +1115,7 @@ def test_hedges_need_no_fake_clock(runtime: Any) -> None:
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 def test_eager_tasks_may_end_before_they_are_begun() -> None:
     async def body() -> None:
-        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]  # 3.12
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]  # since Python 3.12
         assert await hedge().acall(script("here").acall) == "here"
         with pytest.raises(ConnectionError):
             await hedge().acall(script(ConnectionError).acall)

@@ -79,7 +79,7 @@ class Silent(Slots):
     """A gate that does not say whether it is idle."""
 
     __slots__ = ()
-    is_idle = None  # type: ignore[assignment]
+    is_idle = None  # type: ignore[assignment]  # says nothing
 
 
 class Around(Policy):
@@ -329,7 +329,7 @@ def test_an_argument_of_a_partial_and_of_an_object_is_found() -> None:
 
     class Fetch:
         __slots__ = ()
-        __hash__ = None  # type: ignore[assignment]
+        __hash__ = None  # type: ignore[assignment]  # cannot be a key
 
         def __call__(self, host: str) -> str:
             return host
@@ -1104,11 +1104,19 @@ def test_a_child_process_can_use_it() -> None:
     assert process.exitcode == 0
 
 
+def fork_inside(call: Callable[[], int], fine: Callable[[], bool]) -> None:
+    """Make *call*, which forks and returns as `os.fork` does; the child must end well and find it *fine*."""
+    parent, code = os.getpid(), 1
+    try:
+        child = call()
+        code = 0 if fine() else 1
+    finally:
+        if os.getpid() != parent:
+            os._exit(code)  # whatever happens, the child must not go on with the tests
+    assert os.waitpid(child, 0)[1] == 0
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_function_that_forks_leaves_its_policy_idle_in_the_child() -> None:
     keyed = Keyed(factory=Around, key=lambda: "a")
-    pid = keyed.call(os.fork, *())
-    if pid == 0:
-        os._exit(0 if keyed.is_idle else 1)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert keyed.is_idle
+    fork_inside(lambda: keyed.call(os.fork), lambda: keyed.is_idle)

@@ -34,13 +34,14 @@ class Call:
         context: What is known about the call.
         paid: Id of the budget that knows of this call already, so that of a retry and a hedge that
             spend from one budget only the outer one reports the call to it; 0 if there is none.
+        bill: Charges of policies further in, which the one that reports the call adds to its own.
         held: None for a call that is over when it returns. For a stream, the list of what must
             still be settled when the stream ends: each entry is called with its final outcome,
             or with None if it was abandoned. One that is cut short is called again, with None.
 
     """
 
-    __slots__ = ("args", "context", "fn", "function", "held", "kwargs", "paid")
+    __slots__ = ("args", "bill", "context", "fn", "function", "held", "kwargs", "paid")
 
     def __init__(
         self,
@@ -57,12 +58,13 @@ class Call:
         self.context = context
         self.held = held
         self.paid = 0
+        self.bill: list[int] = []
 
     def again(self, context: CallContext) -> "Call":
         """Return a further attempt of this call, with nothing settled or held yet."""
         held: list[Held] | None = None if self.held is None else []
         attempt = Call(self.fn, self.args, self.kwargs, context, held)
-        attempt.function, attempt.paid = self.function, self.paid
+        attempt.function, attempt.paid, attempt.bill = self.function, self.paid, self.bill
         if self.held is not None:
             # An attempt that nobody adopts, for whatever reason, is let go with this call at the latest.
             self.held.append(lambda _ending: attempt.let_go(None))
@@ -73,6 +75,7 @@ class Call:
         if self.paid == id(budget):
             return False
         self.paid = id(budget)
+        self.bill = []
         return True
 
     def adopt(self, attempt: "Call") -> None:

@@ -120,6 +120,7 @@ class Gate(Policy):
         try:
             decision = self._decide(ask, permit)
             if isinstance(decision, Refusal):
+                self.counts.rejected += 1
                 return Rejection(self, decision.retry_after)
             permit.begin()
         except BaseException:

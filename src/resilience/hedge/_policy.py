@@ -188,8 +188,10 @@ class Hedge(Policy):
             if budget is not None:
                 for verdict in heat.race.failures:
                     budget.fail(verdict)
-                if reports or heat.charges:
-                    budget.finish(good=heat.good, charges=heat.charges)
+                if reports:
+                    budget.finish(good=heat.good, charges=heat.charges + sum(call.bill))
+                elif heat.charges:
+                    call.bill.append(heat.charges)
 
     def _has_room(self) -> bool:
         limit = self._settings.max_abandoned

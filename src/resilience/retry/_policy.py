@@ -190,8 +190,10 @@ class Retry(Policy):
         finally:
             self.stops[reason] += 1
             progress.release()
-            if budget is not None and (reports or progress.charges):
-                budget.finish(good=good, charges=progress.charges)
+            if budget is not None and reports:
+                budget.finish(good=good, charges=progress.charges + sum(call.bill))
+            elif progress.charges:
+                call.bill.append(progress.charges)
 
     def _further(self, attempt: Call, inner: Inner) -> Flow:
         self.retries += 1
