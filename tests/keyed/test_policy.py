@@ -21,12 +21,14 @@ from resilience._runtime.pipeline import Pipeline
 from resilience._runtime.policy import Binding, Policy, Step, Traits
 from resilience.backoff import constant
 from resilience.cache import Cache
+from resilience.circuit_breaker import CircuitBreaker
 from resilience.deadline import deadline
 from resilience.errors import ConcurrencyLimitedError, ConfigError
 from resilience.fallback import Fallback
 from resilience.keyed import Keyed, KeyedSettings
 from resilience.keyed._policy import MOST_BINDINGS
 from resilience.outcome import Verdict
+from resilience.rate_limiter import RateLimiter
 from resilience.retry import Retry
 
 
@@ -562,20 +564,30 @@ def test_a_pipeline_is_idle_when_all_its_policies_are() -> None:
     assert keyed["b"] is not keyed.overflow
 
 
-def test_a_policy_may_be_told_the_time_when_it_is_asked(fake_clock: Any) -> None:
-    class Timed(Around):
-        __slots__ = ()
+def test_a_circuit_breaker_makes_room_when_it_has_forgotten(fake_clock: Any) -> None:
+    keyed = Keyed(factory=partial(CircuitBreaker, consecutive_failures=1), key=lambda key: key, max_keys=1)
 
-        def is_idle(self, now: float) -> bool:
-            return now >= start + 5.0
+    def fail(key: str) -> None:
+        raise ConnectionError(key)
 
-    start = fake_clock.now()
-    keyed = Keyed(factory=Timed, max_keys=1)
-    first = keyed["a"]
-    fake_clock.advance(4.9)
+    with pytest.raises(ConnectionError):
+        keyed.call(fail, "a")
     assert keyed["b"] is keyed.overflow
-    fake_clock.advance(0.2)
-    assert keyed["b"] not in (keyed.overflow, first)
+    fake_clock.advance(3600.0)
+    assert keyed["b"] is keyed.overflow, "a half-open circuit is none that is closed"
+    keyed.call(echo, "a")
+    fake_clock.advance(3600.0)
+    assert keyed["b"] is not keyed.overflow
+
+
+def test_a_rate_limiter_makes_room_when_all_its_permits_are_free(fake_clock: Any) -> None:
+    keyed = Keyed(factory=partial(RateLimiter, rate=1, burst=5), key=lambda key: key, max_keys=1)
+    for _ in range(3):
+        keyed.call(echo, "a")
+    fake_clock.advance(2.5)
+    assert keyed["b"] is keyed.overflow
+    fake_clock.advance(0.6)
+    assert keyed["b"] is not keyed.overflow
 
 
 def test_one_inside_another_is_idle_when_all_its_policies_are() -> None:

@@ -114,17 +114,9 @@ def uses(use: Use, times: int = 30) -> bool:
     return answered == times
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", list(policies()))
-def test_no_child_of_a_hammered_policy_hangs(name: str, quick_switches: None):
-    use = policies()[name]
-    with hammered(use):
-        assert all(child_is_well(lambda: uses(use)) for _ in range(6))
-
-
-@pytest.mark.fuzz
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", list(policies()))
-def test_no_child_of_forty_hangs(name: str, quick_switches: None):
+def test_none_of_forty_children_of_a_hammered_policy_hangs(name: str, quick_switches: None):
     use = policies()[name]
     with hammered(use):
         assert all(child_is_well(lambda: uses(use)) for _ in range(40))

@@ -8,7 +8,6 @@ from inspect import Parameter
 from typing import Any, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from resilience import _clock
 from resilience._runtime import fork, wrap
 from resilience._runtime.flow import Call, Flow, Inner
 from resilience._runtime.gate import Gate
@@ -17,7 +16,6 @@ from resilience._runtime.policy import Binding, Policy, Step, Traits, all_right
 from resilience.errors import ConfigError, Problem
 from resilience.keyed._machine import Places
 from resilience.keyed._settings import ANY_NUMBER, KeyedSettings
-from resilience.typing import Seconds
 
 P = ParamSpec("P")
 Q = TypeVar("Q", bound=Policy)
@@ -118,8 +116,7 @@ class Keyed(Policy, Generic[Q]):
     def is_idle(self) -> bool:
         """Whether it is as a new one: every policy is idle."""
         with self._lock:
-            now = _clock.monotonic()
-            return all(each.is_idle(now) for each in [self._overflow, *self._places.entries().values()])
+            return all(each.is_idle() for each in [self._overflow, *self._places.entries().values()])
 
     def __getitem__(self, key: Hashable) -> Q:
         """
@@ -245,7 +242,7 @@ class Keyed(Policy, Generic[Q]):
         while True:
             with self._lock:
                 entry = self._places.get(key)
-                if entry is None and not self._has_room():
+                if entry is None and not self._places.make_room(lambda each: each.is_idle()):
                     entry = self._overflow
                     self.overflowed += 1
                 if entry is None and fresh is not None and version == self._version:
@@ -266,10 +263,6 @@ class Keyed(Policy, Generic[Q]):
         with self._lock:
             if passage.entry is not None:
                 passage.entry.passages.discard(passage)
-
-    def _has_room(self) -> bool:
-        now = _clock.monotonic()
-        return self._places.make_room(lambda entry: entry.is_idle(now))
 
     def _sample(self, settings: KeyedSettings) -> Q:
         try:
@@ -350,9 +343,9 @@ class _Entry(Generic[Q]):
         self.passages: set[_Passage[Q]] = set()
         self._steps: dict[int, tuple[Binding, Step]] = {}
 
-    def is_idle(self, now: Seconds) -> bool:
+    def is_idle(self) -> bool:
         """Whether nobody goes through the policy, and it is as a new one."""
-        return not self.passages and _is_idle(self.policy, now)
+        return not self.passages and _is_idle(self.policy)
 
     def step_for(self, binding: Binding) -> Step:
         """Return the policy's step for *binding*, the same one each time."""
@@ -374,13 +367,13 @@ class _Entry(Generic[Q]):
         self._steps = {}
 
 
-def _is_idle(policy: Policy, now: Seconds) -> bool:
+def _is_idle(policy: Policy) -> bool:
     """Ask a policy whether it is as a new one. A gate that does not say is not, anything else is."""
-    said = getattr(policy, "is_idle", None)
-    if said is not None:
-        return bool(said(now) if callable(said) else said)
+    says: bool | None = getattr(policy, "is_idle", None)
+    if says is not None:
+        return says
     if isinstance(policy, Pipeline):
-        return all(_is_idle(each, now) for each in policy.policies)
+        return all(_is_idle(each) for each in policy.policies)
     return not isinstance(policy, Gate)
 
 
