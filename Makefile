@@ -35,9 +35,11 @@ demo: $(READY) ## See it work on a dependency that fails
 test: $(READY) ## Run the whole suite on the installed wheel; coverage must hold
 ifeq ($(strip $(ARGS)),)
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --ignore=tests/stress --ignore=tests/sim
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=$(COVERAGE)
+	@# Without the tracer: it would slow what is about time, and get into what is about interrupts and forks.
+	$(BIN)/python -m pytest tests/stress tests/sim
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

@@ -54,6 +54,12 @@ def test_no_setting_takes_what_is_not_a_sensible_number(setting, value):
     assert problems(**{setting: value}) == [setting]
 
 
+def test_one_of_each_is_enough():
+    settings = ConcurrencyLimiterSettings(limit=1, max_queue=1, max_wait=0.001)
+    assert (settings.limit, settings.max_queue, settings.max_wait) == (1, 1, 0.001)
+    assert ConcurrencyLimiterSettings(limit=Learning(limit=1)).make_limit().limit == 1
+
+
 @pytest.mark.parametrize("limit", [0, 2.5])
 def test_a_limit_is_a_whole_number_of_at_least_one(limit):
     assert problems(limit=limit) == ["limit"]

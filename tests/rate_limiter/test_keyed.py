@@ -189,6 +189,9 @@ def test_the_last_permit_of_a_key_can_be_given_back_once():
     keyed.release(permit, 0.0)
     keyed.release(permit, 0.0)
     assert keyed.remaining("a", 0.0) == 1
+    assert keyed.admit("a", 0.0)
+    keyed.release(permit, 0.0)
+    assert keyed.remaining("a", 0.0) == 0
 
 
 def test_a_permit_that_is_not_the_last_of_its_key_stays_spent():
@@ -241,6 +244,8 @@ def test_after_a_fork_permits_of_the_parent_bring_nothing_and_what_is_owed_stays
     keyed.release(permit, 0.0)
     assert keyed.remaining("a", 0.0) == 1
     assert keyed.acquired == keyed.overflowed == 0
+    keyed.after_fork(0.5)
+    assert keyed.remaining("a", 0.0) == 3
 
 
 # --- other settings ---
@@ -267,6 +272,15 @@ def test_a_slower_rate_makes_keys_stay_longer():
     assert keyed.remaining("a", 99.0) == 9
 
 
+def test_a_slower_rate_makes_keys_stay_longer_that_were_about_to_be_forgotten():
+    keyed = make(rate=10)
+    keyed.admit("a", 0.999, 10)
+    keyed.admit("b", 1.001)  # a swap: "a" is an old one now
+    keyed.set_rate(0.1, 1.1)
+    keyed.admit("b", 2.2)
+    assert keyed.remaining("a", 2.2) == 1
+
+
 def test_other_settings_keep_what_is_owed():
     keyed = make(rate=1, burst=4)
     keyed.admit("a", 0.0, 3)
@@ -286,6 +300,16 @@ def test_a_larger_burst_brings_no_permits_by_itself():
     assert [keyed.remaining(key, 1.0) for key in "ab"] == [1, 2]
     assert [keyed.remaining(key, 3.0) for key in "ab"] == [3, 4]
     assert keyed.remaining("b", 4.0) == 5
+
+
+def test_other_settings_look_at_old_and_young_keys_alike():
+    keyed = make(rate=1, burst=4)
+    keyed.admit("a", 3.9, 4)
+    keyed.admit("b", 0.0)
+    keyed.admit("c", 4.1, 4)  # a swap: "a" and "b" are old ones now
+    keyed.configure(RateLimiterSettings(rate=1, burst=5), 4.9)
+    assert [keyed.remaining(key, 4.9) for key in "abcd"] == [1, 4, 0, 4]
+    assert [keyed.remaining(key, 5.9) for key in "abcd"] == [2, 5, 1, 5]
 
 
 def test_permits_from_before_a_new_burst_bring_nothing_and_those_from_before_a_new_rate_do():

@@ -137,6 +137,7 @@ def test_it_is_idle_again_once_nothing_is_remembered(algorithm):
     assert not machine.is_idle(left - 0.001)
     assert machine.is_idle(left)
     assert machine.remaining(left) == 4
+    assert machine.reset_after(left + 9.0) == 0
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -240,11 +241,11 @@ def test_after_a_fork_permits_of_the_parent_bring_nothing_and_what_is_owed_stays
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_after_a_fork_reservations_of_the_parent_hold_nobody_up(algorithm):
-    machine = make(algorithm, rate=4)
+    machine = make(algorithm, rate=4, now=1_000.0)
     for _ in range(20):
-        machine.reserve(0.0)
-    machine.after_fork(0.0)
-    assert machine.admit(0.0).retry_after == approx(0.25 if algorithm == "gcra" else 1.0)
+        machine.reserve(1_000.0)
+    machine.after_fork(1_000.0)
+    assert machine.admit(1_000.0).retry_after == approx(0.25 if algorithm == "gcra" else 1.0)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -291,6 +292,17 @@ def test_a_configured_machine_keeps_its_new_settings():
         assert machine.settings is changed
         assert machine.rate == 4.0
         assert machine.capacity == 8
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_permit_released_twice_does_not_bring_back_one_given_out_in_its_place(algorithm):
+    machine = make(algorithm, rate=2)
+    machine.admit(0.0)
+    permit = machine.admit(0.0)
+    machine.release(permit, 0.0)
+    assert machine.admit(0.0)
+    machine.release(permit, 0.0)
+    assert machine.remaining(0.0) == 0
 
 
 # --- GCRA ---
@@ -670,6 +682,13 @@ def test_another_limit_counts_what_was_given_out_before():
     assert machine.admit(4.0, 3)
 
 
+def test_a_longer_window_does_not_remember_what_was_forgotten():
+    machine = make("sliding_window", rate=4)
+    machine.admit(0.0, 3)
+    machine.configure(settings("sliding_window", rate=4, per=60.0), 1.5)
+    assert machine.remaining(1.5) == 4
+
+
 def test_a_permit_released_in_the_middle_leaves_no_trace():
     machine = make("sliding_window", rate=3)
     machine.admit(0.0)
@@ -859,6 +878,35 @@ def test_the_open_window_goes_on_with_another_limit():
     assert machine.remaining(1.0) == 4
     assert admitted(machine, 1.0, 5) == 4
     assert machine.admit(1.0).retry_after == approx(5.0)
+
+
+def test_a_lower_limit_does_not_push_what_was_given_out_into_the_next_window():
+    machine = make("fixed_window", rate=3)
+    machine.admit(0.0, 3)
+    machine.configure(settings("fixed_window", rate=2), 0.5)
+    assert machine.remaining(0.5) == 0
+    assert machine.remaining(1.0) == 2
+    machine.admit(1.0)
+    machine.configure(settings("fixed_window", rate=1), 2.5)  # after that window
+    assert machine.remaining(2.5) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_reservations_ahead_still_count_with_another_limit(limit):
+    machine = make("fixed_window", rate=3)
+    machine.admit(0.0, 3)
+    machine.reserve(0.0)
+    machine.configure(settings("fixed_window", rate=limit), 0.5)
+    assert machine.remaining(0.5) == 0
+    assert machine.remaining(1.0) == limit - 1
+
+
+def test_a_reservation_whose_window_is_open_can_be_released_even_if_it_is_not_the_last():
+    machine = make("fixed_window", rate=2)
+    machine.admit(0.0, 2)
+    first, _ = machine.reserve(0.0), machine.reserve(0.0)
+    machine.release(first, 1.25)
+    assert machine.remaining(1.25) == 1
 
 
 def test_another_length_leaves_permits_returnable():

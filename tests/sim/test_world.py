@@ -1,12 +1,15 @@
 """Is the simulator right? What must hold before any figure of it means anything."""
 
 import math
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from resilience import Pipeline, Policy, Retry, Timeout, backoff
 from resilience.sim import Fault, Row, Scenario, Tier, World, scenarios
+
+pytestmark = pytest.mark.timeout(300)
 
 
 def none(scenario: Scenario, rng: Random) -> Policy:
@@ -48,7 +51,7 @@ def test_waiting_times_are_those_of_an_mmc_queue(workers: int, load: float):
         name="mmc",
         tiers=(Tier(replicas=1, workers=workers, queue=None, mean=mean),),
         rate=rate,
-        horizon=60_000 / rate,
+        horizon=30_000 / rate,
         clients=1,
         errors=0.0,
         patience=1e6,
@@ -60,7 +63,7 @@ def test_waiting_times_are_those_of_an_mmc_queue(workers: int, load: float):
     last = offered**workers / math.factorial(workers) / (1 - load)
     erlang_c = last / (sum(terms) + last)
     expected = erlang_c * mean / (workers * (1 - load)) + mean
-    assert recorder.mean_latency == pytest.approx(expected, rel=0.08)
+    assert recorder.mean_latency == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize("make", [naive, jittered])
@@ -68,7 +71,7 @@ def test_waiting_times_are_those_of_an_mmc_queue(workers: int, load: float):
     "scenario", [scenarios.METASTABLE_DIP, scenarios.FLASH_CROWD, scenarios.LATENCY_SPIKE]
 )
 def test_unbudgeted_retries_never_recover(scenario: Scenario, make):
-    assert run(scenario, make).mttr == math.inf
+    assert run(replace(scenario, horizon=80.0), make).mttr == math.inf
 
 
 def test_without_retries_the_dip_ends_soon_after_its_cause():
@@ -77,17 +80,26 @@ def test_without_retries_the_dip_ends_soon_after_its_cause():
     assert row.lost_x == pytest.approx(2.2, abs=0.2)
 
 
-def test_the_reference_figures_of_doing_nothing_are_met():
-    assert run(scenarios.HEALTHY_1PCT).lost_pct == pytest.approx(1.0, abs=0.15)
-    assert run(scenarios.FLASH_CROWD).lost_x == pytest.approx(2.9, abs=0.2)
-    assert run(scenarios.LATENCY_SPIKE).succ_fault == pytest.approx(52, abs=3)
-    assert run(scenarios.BLACKOUT).lost_x == pytest.approx(1.01, abs=0.06)
-    assert run(scenarios.PARTIAL_HANG).succ_fault == pytest.approx(90, abs=1)
-    assert run(scenarios.ERROR_BURST).succ_fault == pytest.approx(70, abs=2)
+@pytest.mark.parametrize(
+    ("scenario", "figure", "expected", "within"),
+    [
+        (replace(scenarios.HEALTHY_1PCT, horizon=60.0), "lost_pct", 1.0, 0.2),
+        (replace(scenarios.FLASH_CROWD, horizon=70.0), "lost_x", 2.9, 0.2),
+        (replace(scenarios.LATENCY_SPIKE, horizon=62.0), "succ_fault", 52.0, 3.0),
+        (replace(scenarios.BLACKOUT, horizon=60.0), "lost_x", 1.01, 0.06),
+        (replace(scenarios.PARTIAL_HANG, horizon=92.0), "succ_fault", 90.0, 1.0),
+        (replace(scenarios.ERROR_BURST, horizon=62.0), "succ_fault", 70.0, 2.0),
+    ],
+    ids=lambda value: value.name if isinstance(value, Scenario) else None,
+)
+def test_doing_nothing_loses_what_is_known(scenario: Scenario, figure: str, expected: float, within: float):
+    assert getattr(run(scenario), figure) == pytest.approx(expected, abs=within)
 
 
 def test_retries_are_right_when_errors_are_fast():
-    assert run(scenarios.ERROR_BURST, jittered).succ_fault == pytest.approx(99.3, abs=0.4)
+    assert run(replace(scenarios.ERROR_BURST, horizon=62.0), jittered).succ_fault == pytest.approx(
+        99.3, abs=0.4
+    )
 
 
 def test_retries_multiply_from_tier_to_tier():
@@ -95,5 +107,5 @@ def test_retries_multiply_from_tier_to_tier():
 
 
 def test_expired_work_is_dropped_where_deadlines_are_propagated():
-    with_it = run(scenarios.METASTABLE_DIP, propagate=True)
-    assert with_it.succ_fault > 3 * run(scenarios.METASTABLE_DIP).succ_fault
+    dip = replace(scenarios.METASTABLE_DIP, horizon=70.0)
+    assert run(dip, propagate=True).succ_fault > 3 * run(dip).succ_fault

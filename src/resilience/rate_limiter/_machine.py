@@ -260,7 +260,6 @@ class Gcra(RateMachine):
         owed = max(0.0, self.tat - t + (burst - self.burst))
         if burst != self.burst:  # the clock may go back, and with it what is unspent
             self.generation += 1
-            self._returns.clear()
         shift = self.tat - owed - self._now * rate
         room = burst - 1 + tie(rate)
         self.burst = burst
@@ -385,8 +384,7 @@ class SlidingWindow(RateMachine):
             self._times.popleft()
         return latest
 
-    def _take_back(self, at: float, n: int, now: Seconds) -> None:
-        self._forget(now)
+    def _take_back(self, at: float, n: int, now: Seconds) -> None:  # noqa: ARG002  # the log tells what is left
         for _ in range(n):
             if self._times and self._times[-1] == at:  # the usual case, and the cheap end
                 self._times.pop()
@@ -468,8 +466,11 @@ class FixedWindow(RateMachine):
     def configure(self, settings: RateLimiterSettings, now: Seconds) -> None:
         """Take new settings. The window that is open ends when it was to end, with the new limit."""
         self._roll(now)
-        if settings.capacity != self.limit:  # permits lie elsewhere when windows hold more or fewer
+        limit = settings.capacity
+        if limit != self.limit:  # permits lie elsewhere when windows hold more or fewer
             self.generation += 1
+            ahead = max(0, self.count - self.limit)
+            self.count = limit + ahead if ahead else min(self.count, limit)
         self._set(settings)
 
     def _set(self, settings: RateLimiterSettings) -> None:
