@@ -231,6 +231,14 @@ def test_slow_calls_open_whether_good_or_bad(verdict):
     assert scene.why().reason is Reason.SLOW_CALL_RATIO
 
 
+def test_the_share_of_slow_calls_is_known_from_the_minimum_throughput_on():
+    scene = Scene(slow_call_duration=1.0, minimum_throughput=4)
+    scene.call(GOOD, GOOD, GOOD, duration=2.0)
+    assert scene.circuit.slow_call_ratio(scene.now) is None
+    scene.call(GOOD, duration=1.0)
+    assert scene.circuit.slow_call_ratio(scene.now) == 0.75
+
+
 def test_a_fast_success_may_bring_the_throughput_for_the_slow_ones():
     scene = Scene(slow_call_duration=1.0, slow_call_ratio=0.5, minimum_throughput=2)
     scene.call(GOOD, duration=2.0)
@@ -368,6 +376,12 @@ def test_a_callable_decides_how_long_the_break_is():
     assert asked == [Break(1, 0.5, 1, None), Break(2, 2 / 3, 2, 7.0)]
 
 
+def test_a_callable_may_ask_for_less_than_a_second():
+    scene = tripping(break_duration=lambda _: 0.5)
+    scene.call(BAD)
+    assert scene.refused() == 0.5
+
+
 def test_the_break_of_a_callable_does_not_grow_but_is_bounded_and_jittered():
     scene = tripping(break_duration=lambda _: 1e9, max_break_duration=8.0, break_jitter=0.5)
     scene.call(BAD, draw=0.5)
@@ -437,6 +451,12 @@ def test_a_throttled_result_may_open_until_its_time():
     assert scene.refused() == 3.0
     assert scene.why().reason is Reason.THROTTLED
     assert scene.circuit.cause == Break(1, 1.0, 1, 3.0)
+
+
+def test_a_throttled_result_may_ask_for_less_than_a_second():
+    scene = Scene(open_on_throttle=True)
+    scene.call(THROTTLED, retry_after=0.5)
+    assert scene.refused() == 0.5
 
 
 def test_what_a_throttled_result_asks_for_is_bounded_and_never_shortened():
@@ -1182,6 +1202,69 @@ def test_each_stay_in_a_state_has_its_number():
     assert scene.circuit.generation == 4
 
 
+def test_a_new_window_begins_a_new_generation():
+    scene = Scene()
+    scene.circuit.configure(scene.settings(failure_ratio=0.9), scene.now)
+    assert scene.circuit.generation == 0
+    scene.circuit.configure(scene.settings(sampling_duration=20.0), scene.now)
+    assert scene.circuit.generation == 1
+
+
+@pytest.mark.parametrize("verdict", [GOOD, BAD])
+def test_a_closed_circuit_is_idle_while_its_window_is_empty(verdict):
+    scene = Scene(sampling_duration=10.0)
+    assert scene.circuit.is_idle(scene.now)
+    scene.call(verdict)
+    assert not scene.circuit.is_idle(scene.now)
+    scene.wait(10.0)
+    assert scene.circuit.is_idle(scene.now)
+
+
+def test_a_slow_result_in_the_window_keeps_a_circuit_busy():
+    scene = Scene(slow_call_duration=1.0)
+    scene.call(GOOD, duration=2.0)
+    assert not scene.circuit.is_idle(scene.now)
+
+
+def test_a_row_of_failures_keeps_a_circuit_busy_while_it_is_looked_for():
+    scene = Scene(sampling_duration=10.0, consecutive_failures=2)
+    scene.call(BAD)
+    scene.wait(10.0)
+    assert not scene.circuit.is_idle(scene.now)
+    scene.circuit.configure(scene.settings(sampling_duration=10.0), scene.now)
+    assert scene.circuit.is_idle(scene.now)
+    scene.circuit.configure(scene.settings(sampling_duration=10.0, consecutive_failures=2), scene.now)
+    scene.call(GOOD)
+    scene.wait(10.0)
+    assert scene.circuit.is_idle(scene.now)
+
+
+def test_a_ramp_keeps_a_circuit_busy():
+    scene = half_open(ramp_duration=4.0)
+    assert not scene.circuit.is_idle(scene.now)
+    scene.call(GOOD)
+    assert not scene.circuit.is_idle(scene.now)
+    scene.wait(4.0)
+    assert scene.circuit.is_idle(scene.now)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        (lambda circuit: circuit.isolate(START), lambda circuit: circuit.end_isolation(START)),
+        (lambda circuit: circuit.disable(START), lambda circuit: circuit.end_disabling(START)),
+        (lambda circuit: circuit.shadow(), lambda circuit: circuit.end_shadow()),
+    ],
+    ids=["isolate", "disable", "shadow"],
+)
+def test_an_order_keeps_a_circuit_busy(begin, end):
+    scene = Scene()
+    begin(scene.circuit)
+    assert not scene.circuit.is_idle(scene.now)
+    end(scene.circuit)
+    assert scene.circuit.is_idle(scene.now)
+
+
 def test_the_values_of_the_states_are_those_of_telemetry():
     assert [state.value for state in CircuitState] == [
         "closed",
@@ -1203,6 +1286,25 @@ def test_the_cell_is_shown_while_good_results_change_nothing():
     scene.wait(1.0)
     circuit.rotate(scene.now, circuit.cell)
     assert circuit.bucket_end == START + 2.0
+
+
+def test_a_result_at_the_end_of_a_bucket_belongs_to_the_next():
+    scene = Scene(sampling_duration=10.0, minimum_throughput=1)
+    token = scene.admitted()
+    scene.wait(1.0)
+    scene.settle(token)
+    scene.wait(9.999)
+    assert scene.circuit.failure_ratio(scene.now) == 0.0
+    scene.wait(0.001)
+    assert scene.circuit.failure_ratio(scene.now) is None
+
+
+def test_a_good_result_that_begins_a_bucket_is_no_failure_in_a_row():
+    scene = tripping()
+    token = scene.admitted()
+    scene.wait(100.0)
+    scene.circuit.rotate(scene.now, token)
+    assert scene.state is CLOSED
 
 
 def test_a_window_of_calls_needs_no_clock():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from resilience._core.permit import NEVER, Refusal
+from resilience.concurrency_limiter import _machine
 from resilience.concurrency_limiter._limit import Sample
 from resilience.concurrency_limiter._machine import Bulkhead, Slot
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
@@ -124,6 +125,20 @@ def test_generated_code_and_the_methods_count_in_one_place():
     assert bulkhead.admit(0.0) is NEVER
     cell.inflight -= 1
     assert bulkhead.admit(0.0)
+
+
+def test_the_last_place_is_not_given_out_twice_if_generated_code_takes_it_meanwhile(monkeypatch):
+    bulkhead = make(limit=1)
+    cell = bulkhead.cell
+
+    def slow(cell, now):
+        cell.inflight += 1  # another thread, without the lock
+        return Slot(cell, now)
+
+    monkeypatch.setattr(_machine, "Slot", slow)
+    assert bulkhead.admit(0.0) is NEVER
+    assert cell.inflight == 1
+    assert bulkhead.acquired == 0
 
 
 def test_a_lower_limit_lets_calls_in_flight_go_on_and_admits_nobody_until_they_are_fewer():

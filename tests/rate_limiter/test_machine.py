@@ -141,6 +141,13 @@ def test_it_is_idle_again_once_nothing_is_remembered(algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_long_afterwards_there_is_nothing_to_wait_for(algorithm):
+    machine = make(algorithm, rate=4)
+    machine.admit(0.0, 4)
+    assert machine.reset_after(50.0) == 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_ck_3_a_jump_of_the_wall_clock_brings_no_permits(algorithm, monkeypatch):
     machine = make(algorithm, rate=4)
     machine.admit(0.0, 4)
@@ -246,6 +253,7 @@ def test_after_a_fork_reservations_of_the_parent_hold_nobody_up(algorithm):
         machine.reserve(1_000.0)
     machine.after_fork(1_000.0)
     assert machine.admit(1_000.0).retry_after == approx(0.25 if algorithm == "gcra" else 1.0)
+    assert admitted(machine, 1_001.0, 5) == 4
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -630,6 +638,24 @@ def test_whatever_the_clock_reads_the_wait_is_exact(algorithm, start, per, gaps)
             assert copy.deepcopy(machine).admit(now + decision.retry_after)
 
 
+def test_returns_that_are_remembered_together_give_back_what_is_due_ahead_and_no_more_between(monkeypatch):
+    def released(*order, at):
+        machine = make(rate=1, burst=20)
+        permits = [machine.admit(0.0, n) for n in (5, 1, 1, 1, 1, 1)]  # the last one stays the last
+        for position in order[:-1]:
+            machine.release(permits[position], 0.0)
+        was = machine.tat - machine._clock(at)
+        machine.release(permits[order[-1]], at)
+        return was - (machine.tat - machine._clock(at))
+
+    for kept in (1, 2, RETURNS_KEPT):
+        monkeypatch.setattr(_machine, "RETURNS_KEPT", kept)
+        assert released(1, 2, 3, 0, at=0.0) == 5
+        assert released(1, 2, 3, 0, at=2.0) == 3
+        assert released(1, 3, 2, at=0.0) == 1
+        assert released(1, 3, 2, at=6.0) == 0
+
+
 # --- sliding window ---
 
 
@@ -680,6 +706,13 @@ def test_another_limit_counts_what_was_given_out_before():
     machine.admit(0.5, 2)
     assert machine.admit(1.5, 3).retry_after == approx(2.5)
     assert machine.admit(4.0, 3)
+
+
+def test_a_sliding_window_is_as_new_when_its_last_permit_is_forgotten():
+    machine = make("sliding_window", rate=4, per=2.0)
+    machine.admit(0.0)
+    machine.admit(1.5)
+    assert machine.reset_after(1.5) == approx(2.0)
 
 
 def test_a_longer_window_does_not_remember_what_was_forgotten():
@@ -802,6 +835,36 @@ def test_a_window_opens_with_its_first_permit():
     assert machine.admit(1.75).retry_after == approx(1.0)
 
 
+def test_a_full_window_that_is_over_is_followed_by_one_that_opens_with_its_first_permit():
+    machine = make("fixed_window", rate=2)
+    machine.admit(0.0, 2)
+    assert admitted(machine, 1.5, 3) == 2
+    assert machine.admit(2.25).retry_after == approx(0.25)
+
+
+def test_waits_are_counted_in_windows_whether_one_is_open_or_not():
+    machine = make("fixed_window", rate=3, per=2.0)
+    assert [machine.wait_for(10.0, 1, ahead) for ahead in (0, 2, 3, 6)] == approx([0, 0, 2, 4])
+    assert machine.is_idle(10.0)
+    machine.reserve(10.0, 3)
+    assert [machine.reserve(10.5, 2).wait for _ in range(3)] == approx([1.5, 3.5, 5.5])
+    assert machine.reset_after(10.5) == approx(7.5)
+    assert machine.wait_for(10.5, 2) == approx(7.5)
+
+
+def test_permits_of_a_later_window_can_be_given_back_however_they_were_taken():
+    w = make("fixed_window", rate=3)
+    for now in (0.0, 2.0, 4.0):
+        w.admit(now, 2)
+        w.count += 1
+        w.release(w.permit(), now)
+        assert w.remaining(now) == 1
+        w.admit(now)
+        booked = w.reserve(now)
+        w.release(booked, now)
+        assert w.remaining(now + 1.0) == 3
+
+
 def test_two_windows_may_meet_with_twice_the_limit():
     machine = make("fixed_window", rate=2)
     machine.admit(0.0)
@@ -899,6 +962,15 @@ def test_reservations_ahead_still_count_with_another_limit(limit):
     machine.configure(settings("fixed_window", rate=limit), 0.5)
     assert machine.remaining(0.5) == 0
     assert machine.remaining(1.0) == limit - 1
+
+
+def test_a_window_that_was_reserved_and_is_open_ends_when_it_was_to_end():
+    machine = make("fixed_window", rate=3)
+    machine.admit(0.0, 3)
+    machine.reserve(0.0)
+    machine.configure(settings("fixed_window", rate=3, per=10.0), 1.5)
+    assert machine.remaining(1.5) == 2
+    assert machine.remaining(2.0) == 3
 
 
 def test_a_reservation_whose_window_is_open_can_be_released_even_if_it_is_not_the_last():

@@ -20,9 +20,9 @@ way come to `rotate` too, when the circuit is closed but good results matter: sl
 for, admission is ramping up, or the window is *poised*: it holds enough bad results already and
 only lacks throughput. It is hidden, too, until the first call of a generation asks.
 
-A failure in a row is known to follow the one before it by the cell not
-having grown between them. In a window of calls only bad results have a place, so that a good one
-is a bare increment there as well, and its ``bucket_end`` is never reached.
+A failure is known to follow the one before it in a row by the cell not having grown between them.
+In a window of calls only bad and slow results have a place, so that a good one is a bare increment
+there as well, and its ``bucket_end`` is never reached.
 """
 
 import enum
@@ -431,9 +431,8 @@ class Circuit:
             return
         if attempt == 0:
             self._close(now, Reason.RESTORED)
-            if ramp > 0:
-                most = self.settings.ramp_duration
-                self._ramp_start = now - most + min(ramp, most)
+            most = self.settings.ramp_duration
+            self._ramp_start = now - most + min(ramp, most)
             return
         self._leave()
         self.cause = None

@@ -296,7 +296,6 @@ class Gcra(RateMachine):
         self._returns = kept
 
     def _drop_reservations(self, now: Seconds) -> None:
-        self._returns.clear()
         t = now * self.rate + self.shift
         self.tat = min(self.tat, t + self.burst)
 
