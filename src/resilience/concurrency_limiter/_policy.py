@@ -134,14 +134,14 @@ class ConcurrencyLimiter(Gate):
             if sample is None:
                 return
             self._is_learning = True
+            source = self._bulkhead.source
         try:
-            self._learn(sample)
+            self._learn(source, sample)
         finally:
             self._is_learning = False
 
-    def _learn(self, sample: Sample) -> None:
+    def _learn(self, source: Limit, sample: Sample) -> None:
         # Outside the lock, because the limit may be a user's.
-        source, before = self._bulkhead.source, self._bulkhead.limit
         try:
             source.on_sample(sample)
             wanted = source.limit
@@ -150,6 +150,9 @@ class ConcurrencyLimiter(Gate):
             emit("resilience.concurrency_limiter.limit_failed", self.name, details)
             return
         with self._lock:
+            if source is not self._bulkhead.source:  # replaced while it learnt
+                return
+            before = self._bulkhead.limit
             self._bulkhead.resize(wanted)
             after = self._bulkhead.limit
             self._line.wake_first()
