@@ -76,6 +76,23 @@ def test_a_config_error_lists_every_problem() -> None:
     )
 
 
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("x" * 500, "got '" + "x" * 199 + "..."),
+        pytest.param(10**5000, "got <int that cannot be shown>", id="a number of 5001 digits"),
+        (Unshowable(), "got <Unshowable that cannot be shown>"),
+    ],
+)
+def test_whatever_the_value_is_the_error_can_be_read(value: object, words: str) -> None:
+    assert str(Problem("attempts", value, "must be >= 1")).endswith(words)
+
+
 def test_a_single_problem_takes_a_single_line() -> None:
     error = ConfigError("Retry", iter([Problem("attempts", 0, "must be >= 1")]))
     assert str(error) == "Retry: attempts must be >= 1, got 0"

@@ -1,6 +1,7 @@
 """How a call ended and what that means: outcomes, verdicts, and the classifiers behind ``on=``."""
 
 import math
+from typing import cast
 
 import pytest
 
@@ -38,12 +39,14 @@ def test_an_outcome_has_a_value_or_an_error() -> None:
     assert (repr(good), repr(bad)) == ("Outcome(value=7)", "Outcome(error=KeyError('k'))")
 
 
-@pytest.mark.parametrize("seconds", [0, 2.5, 10**6])
-def test_an_error_may_say_when_to_come_back(seconds: float) -> None:
-    assert Outcome(error=Overloaded(seconds)).retry_after == seconds
+@pytest.mark.parametrize("seconds", [0, 2.5, 10**6, "5", " 2.5 "])
+def test_an_error_may_say_when_to_come_back(seconds: object) -> None:
+    assert Outcome(error=Overloaded(seconds)).retry_after == float(cast("float", seconds))
 
 
-@pytest.mark.parametrize("hint", [None, -1, math.nan, math.inf, "5", [1]])
+@pytest.mark.parametrize(
+    "hint", [None, -1, math.nan, math.inf, 10**400, True, "soon", "nan", "-1", b"5", [1]]
+)
 def test_what_is_no_length_of_time_is_no_hint(hint: object) -> None:
     assert Outcome(error=Overloaded(hint)).retry_after is None
     assert Outcome(error=KeyError()).retry_after is None

@@ -190,14 +190,14 @@ def test_blocks_of_two_generators_may_overlap() -> None:
     assert current_priority() is NORMAL
 
 
-def test_a_generator_closed_in_another_context_raises_nothing() -> None:
+def test_a_generator_closed_in_another_context_lifts_its_priority() -> None:
     source = rows()
     elsewhere = contextvars.copy_context()
     assert elsewhere.run(next, source) is LOW
     with priority_scope(HIGH):
         source.close()
         assert current_priority() is HIGH
-    assert elsewhere.run(current_priority) is LOW
+    assert elsewhere.run(current_priority) is Priority.NORMAL
 
 
 # --- threads and tasks ---

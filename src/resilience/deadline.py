@@ -84,6 +84,8 @@ class bounded:  # noqa: N801  # reads as a statement: with bounded(until)
         while block is not None and block is not self:
             inner, block = block, block.outer
         if block is None:
+            # It ends where nobody entered it; where it was entered nobody can take it out any more.
+            self.until = None if self.outer is None else self.outer.until
             return
         if inner is None:
             _innermost.set(self.outer)

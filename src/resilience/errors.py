@@ -19,6 +19,10 @@ Errors are attributes first and words second: a program reads the attributes, a 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+LONGEST_REPR: Final = 200
+"""Characters of a value that an error message shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,16 @@ class Problem:
     rule: str
 
     def __str__(self) -> str:
-        return f"{self.setting} {self.rule}, got {self.value!r}"
+        return f"{self.setting} {self.rule}, got {shown(self.value)}"
+
+
+def shown(value: object) -> str:
+    """Return the repr of *value*, cut to a readable length; whatever it is, this does not raise."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  # a number of too many digits, or an object that cannot show itself
+        return f"<{type(value).__name__} that cannot be shown>"
+    return text if len(text) <= LONGEST_REPR else f"{text[:LONGEST_REPR]}..."
 
 
 class ConfigError(ValueError):

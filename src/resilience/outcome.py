@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar, cast
 
+from resilience._core.check import is_finite
 from resilience.errors import DeadlineExceededError, RejectedError
 
 T = TypeVar("T")
@@ -34,8 +35,8 @@ class Outcome(Generic[T_co]):
         value: What the function returned; None if it raised.
         error: What it raised; None if it returned.
         retry_after: Seconds the dependency asked us to stay away, or None. Taken from the
-            error's own ``retry_after`` when it has one; a classifier that finds it elsewhere,
-            as in a response header, stores it here.
+            error's own ``retry_after`` when it has one, a number or the text of one; a classifier
+            that finds it elsewhere, as in a response header, stores it here.
         unsent: Whether the dependency surely never saw the request, so that even what must not
             be done twice may be tried again. A classifier that knows says so here.
 
@@ -59,7 +60,7 @@ class Outcome(Generic[T_co]):
     ) -> None:
         self.value = value
         self.error = error
-        self.retry_after = None if error is None else _hint(error)
+        self.retry_after = None if error is None else hint(getattr(error, "retry_after", None))
         self.unsent = isinstance(error, RejectedError)
 
     @property
@@ -72,12 +73,18 @@ class Outcome(Generic[T_co]):
         return f"Outcome({ending})"
 
 
-def _hint(error: Exception) -> float | None:
-    """Read the error's own ``retry_after``, if it is a length of time."""
-    hint = getattr(error, "retry_after", None)
-    if isinstance(hint, (int, float)) and 0 <= hint < float("inf"):
-        return float(hint)
-    return None
+def hint(given: object) -> float | None:
+    """
+    Read a ``retry_after``: seconds as a number, or as the text of a header; None if it is neither.
+
+    It comes from outside, so nothing that it may be breaks the call.
+    """
+    if isinstance(given, str):
+        try:
+            given = float(given)
+        except ValueError:
+            return None
+    return float(given) if is_finite(given) and given >= 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

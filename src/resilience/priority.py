@@ -134,6 +134,8 @@ class priority_scope:  # noqa: N801  # reads as a statement: with priority_scope
         while block is not None and block is not self:
             inner, block = block, block.outer
         if block is None:
+            # It ends where nobody entered it; where it was entered nobody can take it out any more.
+            self.priority = None if self.outer is None else self.outer.priority
             return
         if inner is None:
             _innermost.set(self.outer)

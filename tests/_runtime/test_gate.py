@@ -57,6 +57,24 @@ def test_a_permit_takes_the_lesson_home(verdict: Verdict) -> None:
     assert gate.inside == 0
 
 
+@pytest.mark.parametrize("verdict", ["good", True, None, 1])
+def test_what_is_no_verdict_is_refused_and_the_permit_is_still_held(verdict: object) -> None:
+    gate = Turnstile()
+    permit = gate.try_acquire()
+    with pytest.raises(TypeError, match="verdict must be a Verdict, got"):
+        permit.settle(verdict)
+    assert gate.inside == 1
+    permit.release()
+    assert gate.inside == 0
+
+
+def test_a_hint_that_is_no_length_of_time_is_no_hint() -> None:
+    gate = Turnstile()
+    gate.try_acquire().settle(Verdict.THROTTLED, retry_after=-3)
+    gate.try_acquire().settle(Verdict.THROTTLED, retry_after="7")
+    assert gate.retry_after == [None, 7.0]
+
+
 def test_a_permit_is_good_unless_something_else_is_said() -> None:
     gate = Turnstile()
     gate.try_acquire().settle()

@@ -13,6 +13,7 @@ import trio
 from resilience import _clock
 from resilience._runtime.flow import Dispose
 from resilience._runtime.pipeline import Pipeline
+from resilience._runtime.wrap import name_of
 from resilience.deadline import deadline
 from resilience.errors import ConfigError, DeadlineExceededError, LoadShedError
 from resilience.outcome import CallContext, Outcome, Verdict
@@ -246,6 +247,17 @@ def test_acall_takes_what_returns_an_awaitable(turnstile: Turnstile) -> None:
     for fn in (count, acount, 7):
         with pytest.raises(TypeError, match=r"acall\(\) takes a function that returns an awaitable"):
             asyncio.run(turnstile.acall(fn, 1))
+
+
+def test_a_plain_function_is_not_for_acall_and_nothing_is_learnt(turnstile: Turnstile) -> None:
+    with pytest.raises(TypeError, match=r"charge returned .*, which cannot be awaited: use call\(\)"):
+        asyncio.run(turnstile.acall(charge, 1))
+    assert turnstile.inside == 0
+    assert turnstile.ended == ["cancelled"]
+
+
+def test_a_builtin_without_a_module_has_its_qualified_name() -> None:
+    assert name_of([].append) == "list.append"
 
 
 def test_a_plain_function_that_returns_a_coroutine_is_refused_and_nothing_is_learnt(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 from resilience.errors import ConfigError, Problem
 
@@ -43,12 +43,22 @@ class Check:
         rule = f"must be a number in {'[' if zero else '('}0, 1]" + (" or None" if optional else "")
         return self.that(holds, setting, value, rule)
 
-    def whole(self, setting: str, value: object, *, at_least: int = 1, optional: bool = False) -> bool:
-        """Require a whole number of at least *at_least*."""
+    def whole(
+        self,
+        setting: str,
+        value: object,
+        *,
+        at_least: int = 1,
+        at_most: int | None = None,
+        optional: bool = False,
+    ) -> bool:
+        """Require a whole number of at least *at_least*, and of at most *at_most* if that is given."""
         if value is None and optional:
             return True
         holds = isinstance(value, int) and not isinstance(value, bool) and value >= at_least
-        rule = f"must be a whole number >= {at_least}" + (" or None" if optional else "")
+        holds = holds and (at_most is None or cast("int", value) <= at_most)
+        bound = "" if at_most is None else f" and <= {at_most}"
+        rule = f"must be a whole number >= {at_least}{bound}" + (" or None" if optional else "")
         return self.that(holds, setting, value, rule)
 
     def number(

@@ -125,9 +125,13 @@ async def _perform(command: Command, spawn: Callable[[Spawn], Child] | None) -> 
 
 async def _call(call: Call) -> Outcome[Any]:
     try:
-        return Outcome(await call.fn(*call.args, **call.kwargs))
+        awaitable = call.fn(*call.args, **call.kwargs)
+        if isawaitable(awaitable):
+            return Outcome(await awaitable)
     except Exception as error:  # noqa: BLE001  # an outcome; the policies judge it
         return Outcome(error=error)
+    name = getattr(call.function, "__qualname__", repr(call.function))
+    raise TypeError(f"{name} returned {awaitable!r}, which cannot be awaited: use call()")
 
 
 async def _sleep(seconds: Seconds) -> None:

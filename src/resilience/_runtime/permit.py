@@ -10,7 +10,7 @@ from resilience._runtime.flow import PLAIN
 from resilience._runtime.policy import Binding
 from resilience.deadline import current_deadline
 from resilience.errors import RejectedError
-from resilience.outcome import Outcome, Verdict
+from resilience.outcome import Outcome, Verdict, hint
 from resilience.typing import Seconds
 
 if TYPE_CHECKING:
@@ -63,8 +63,21 @@ class Permit(Hold):
         self._started = _clock.monotonic()
 
     def settle(self, verdict: Verdict = Verdict.GOOD, *, retry_after: Seconds | None = None) -> None:
-        """Hand the permit back with what its call taught us. `Verdict.IGNORED` releases it."""
-        self._gate._take_back(self, verdict, self._started, retry_after)  # its own gate
+        """
+        Hand the permit back with what its call taught us. `Verdict.IGNORED` releases it.
+
+        Args:
+            verdict: How the call went.
+            retry_after: Seconds the dependency asked us to stay away, or None.
+
+        Raises:
+            TypeError: *verdict* is not a `Verdict`. The permit is still held then.
+
+        """
+        if not isinstance(verdict, Verdict):
+            msg = f"verdict must be a Verdict, got {verdict!r}"
+            raise TypeError(msg)
+        self._gate._take_back(self, verdict, self._started, hint(retry_after))  # its own gate
 
     def release(self) -> None:
         """Hand the permit back; nothing is learnt."""

@@ -16,6 +16,7 @@ from resilience.outcome import (
     Verdict,
     any_error_is_bad,
     errors_in,
+    hint,
 )
 from resilience.typing import Seconds
 
@@ -239,6 +240,7 @@ def checked(classify: Classifier) -> Judge:
         if not isinstance(verdict, Verdict):
             msg = f"a classifier must return a Verdict, got {verdict!r}"
             raise TypeError(msg)
+        outcome.retry_after = hint(outcome.retry_after)
         return verdict
 
     return judge

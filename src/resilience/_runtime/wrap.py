@@ -102,7 +102,8 @@ def is_async(fn: Callable[..., Any]) -> bool:
 def name_of(fn: Callable[..., Any]) -> str:
     """Return the function's module and qualified name."""
     named = _named(fn)
-    return f"{named.__module__}.{named.__qualname__}"
+    module = getattr(named, "__module__", None)
+    return f"{module}.{named.__qualname__}" if module else str(named.__qualname__)
 
 
 def _unwrapped(fn: Callable[..., Any], ask: Callable[[object], bool]) -> bool:
