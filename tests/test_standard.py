@@ -78,6 +78,12 @@ def test_the_timeouts_may_be_given_in_seconds():
     assert [pipeline.policies[place].settings.duration for place in (0, -1)] == [2.0, 0.5]
 
 
+@pytest.mark.parametrize(("total", "attempt"), [(0.6, 0.2), (3.0, 1.0), (60.0, 1.0), (None, 1.0)])
+def test_an_attempt_has_a_third_of_the_total_but_at_most_a_second(total, attempt):
+    pipeline = Pipeline.standard("stock", total_timeout=total)
+    assert pipeline.policies[-1].settings.duration == pytest.approx(attempt)
+
+
 @pytest.mark.parametrize("part", ["total_timeout", "retry", "circuit_breaker", "attempt_timeout"])
 def test_every_part_can_be_left_out(part):
     assert len(Pipeline.standard("stock", **{part: None}).policies) == 3
@@ -140,6 +146,14 @@ def test_a_timeout_that_is_none_is_refused_under_its_own_name(seconds):
     assert [setting for setting, _ in problems(total_timeout=seconds)] == ["total_timeout"]
     assert [setting for setting, _ in problems(attempt_timeout=seconds)] == ["attempt_timeout"]
     assert problems(total_timeout=seconds)[0][1].startswith(rule)
+
+
+def test_a_wrong_name_and_judge_are_reported_with_the_parts():
+    with pytest.raises(ConfigError) as caught:
+        Pipeline.standard("", retry=3, on=int)
+    assert [problem.setting for problem in caught.value.problems] == ["name", "on", "retry"]
+    with pytest.raises(ConfigError, match="name must be a non-empty string, got None"):
+        Pipeline.standard(None)
 
 
 def test_every_part_of_the_wrong_kind_is_reported():

@@ -5,9 +5,9 @@ from typing import Final, Self
 
 from resilience._runtime import budgets
 from resilience._runtime import pipeline as _pipeline
-from resilience._runtime.policy import Policy
+from resilience._runtime.policy import Policy, inherited_problems
 from resilience.circuit_breaker import CircuitBreaker
-from resilience.errors import ConfigError, Problem
+from resilience.errors import ConfigError, Problem, shown
 from resilience.outcome import Classifier, ErrorMatch
 from resilience.retry import Retry
 from resilience.retry_budget import RetryBudget
@@ -18,7 +18,10 @@ TOTAL_TIMEOUT: Seconds = 3.0
 """Default time for a call with all its attempts: what a person waits before trying again."""
 
 ATTEMPT_TIMEOUT: Seconds = 1.0
-"""Default time for one attempt: the total leaves room for a second and a third one."""
+"""Longest default time for one attempt."""
+
+ATTEMPTS_IN_TOTAL = 3
+"""Attempts that the total time has room for by default, each of full length: as many as `Retry` makes."""
 
 
 class _Default(enum.Enum):
@@ -46,7 +49,7 @@ class Pipeline(_pipeline.Pipeline):  # noqa: D101  # it has that of its base
         total_timeout: Seconds | Timeout | None = TOTAL_TIMEOUT,
         retry: Retry | _Default | None = DEFAULT,
         circuit_breaker: CircuitBreaker | _Default | None = DEFAULT,
-        attempt_timeout: Seconds | Timeout | None = ATTEMPT_TIMEOUT,
+        attempt_timeout: Seconds | Timeout | _Default | None = DEFAULT,
         on: ErrorMatch | None = None,
         classify: Classifier | None = None,
     ) -> Self:
@@ -61,6 +64,7 @@ class Pipeline(_pipeline.Pipeline):  # noqa: D101  # it has that of its base
             retry: Default ``Retry()``: three attempts, full jitter, paid from the budget of *name*.
             circuit_breaker: Default ``CircuitBreaker()``.
             attempt_timeout: Seconds for one attempt, > 0 and less than the total, or a `Timeout`.
+                Default: a third of the total, at most 1.0.
             on: Errors that count as bad: a type, a tuple of types, or a predicate.
             classify: Judge of outcomes, for every policy without one of its own.
 
@@ -73,16 +77,19 @@ class Pipeline(_pipeline.Pipeline):  # noqa: D101  # it has that of its base
             ['timeout', 'retry', 'circuit_breaker', 'timeout']
 
         """
-        problems: list[Problem] = []
+        problems = inherited_problems(name, on, classify)
+        if name is None:
+            problems.append(Problem("name", name, "must be a non-empty string"))
+        total = _timeout("total_timeout", total_timeout, problems)
         parts: list[tuple[str, type[Policy], object]] = [
-            ("total_timeout", Timeout, _timeout("total_timeout", total_timeout, problems)),
+            ("total_timeout", Timeout, total),
             ("retry", Retry, Retry() if retry is DEFAULT else retry),
             (
                 "circuit_breaker",
                 CircuitBreaker,
                 CircuitBreaker() if circuit_breaker is DEFAULT else circuit_breaker,
             ),
-            ("attempt_timeout", Timeout, _timeout("attempt_timeout", attempt_timeout, problems)),
+            ("attempt_timeout", Timeout, _attempt_timeout(attempt_timeout, total, problems)),
         ]
         problems += [
             Problem(setting, part, f"must be a {kind.__name__} or None")
@@ -90,7 +97,7 @@ class Pipeline(_pipeline.Pipeline):  # noqa: D101  # it has that of its base
             if part is not None and not isinstance(part, kind)
         ]
         if problems:
-            raise ConfigError(f"Pipeline.standard {name!r}", problems)
+            raise ConfigError(f"Pipeline.standard {shown(name)}", problems)
         policies = [part for _, _, part in parts if isinstance(part, Policy)]
         return cls(name, *policies, on=on, classify=classify)
 
@@ -104,6 +111,16 @@ def _timeout(setting: str, given: Seconds | Timeout | None, problems: list[Probl
     except ConfigError as error:
         problems += [Problem(setting, problem.value, problem.rule) for problem in error.problems]
         return None
+
+
+def _attempt_timeout(
+    given: Seconds | Timeout | _Default | None, total: Timeout | None, problems: list[Problem]
+) -> Timeout | None:
+    if given is not DEFAULT:
+        return _timeout("attempt_timeout", given, problems)
+    if not isinstance(total, Timeout):
+        return Timeout(ATTEMPT_TIMEOUT)
+    return Timeout(min(ATTEMPT_TIMEOUT, total.settings.duration / ATTEMPTS_IN_TOTAL))
 
 
 def _default_budget(name: str) -> RetryBudget:

@@ -73,6 +73,11 @@ def test_a_hedge_needs_a_budget() -> None:
     assert problem.startswith("budget must not be None: a hedge in a pipeline needs a budget")
 
 
+def test_a_hedge_inside_a_hedge_is_refused() -> None:
+    (problem,) = rules(around(races=True), gate(0), around(races=True))
+    assert "must not be a hedge inside a hedge: their attempts multiply" in problem
+
+
 @pytest.mark.parametrize(
     ("total", "attempt", "fits"), [(2.0, 1.0, True), (1.0, 1.0, False), (1.0, 2.0, False)]
 )

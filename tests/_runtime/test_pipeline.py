@@ -4,7 +4,8 @@ import warnings
 
 import pytest
 
-from resilience._runtime.pipeline import Pipeline, explained
+from resilience._runtime.describe import explained
+from resilience._runtime.pipeline import Pipeline
 from resilience._runtime.policy import Traits
 from resilience.errors import ConfigError, ConfigWarning
 from resilience.outcome import CallContext, Outcome, Verdict
@@ -257,11 +258,11 @@ def test_a_call_under_way_ends_as_it_began(runtime) -> None:
     pipeline = Pipeline("p", gate)
 
     async def body() -> None:
-        await runtime.call(pipeline, lambda: pipeline.reload())
+        await runtime.call(pipeline, lambda: pipeline.reload(Tap()))
         await runtime.call(pipeline, lambda: None)
 
     runtime.run(body)
-    assert pipeline.policies == ()
+    assert [policy.kind for policy in pipeline.policies] == ["tap"]
     assert gate.ended == [Verdict.GOOD]
     assert gate.inside == 0
 
@@ -333,9 +334,49 @@ def test_a_wrong_reload_changes_nothing_and_is_reported(recorded_events: Recorde
     ] * 2
 
 
+def test_a_reload_of_nothing_is_refused(recorded_events: RecordedEvents) -> None:
+    pipeline = Pipeline("p", Turnstile())
+    with pytest.raises(ConfigError, match="policies must be all policies from now on, at least one"):
+        pipeline.reload(on=KeyError)
+    assert len(pipeline.policies) == 1
+
+
+def test_a_reload_that_fails_half_way_changes_nothing() -> None:
+    class Stubborn(Turnstile):
+        def take_settings(self, other):
+            raise RuntimeError("not now")
+
+    first, second = Turnstile(limit=1, on=KeyError), Stubborn(limit=1)
+    pipeline = Pipeline("p", first, second)
+    before = (first.settings, first._classify, pipeline.policies)
+    with pytest.raises(RuntimeError, match="not now"):
+        pipeline.reload(Turnstile(limit=5, on=OSError), Stubborn(limit=5), on=IndexError)
+    assert (first.settings, first._classify, pipeline.policies) == before
+    assert pipeline._classify is None
+
+
+def test_a_reload_of_an_inner_pipeline_must_suit_the_outer_ones() -> None:
+    inner = Pipeline("inner", Tap())
+    middle = Pipeline("middle", inner)
+    outer = Pipeline("outer", Turnstile(traits=Traits(repeats=True)), middle)
+    with pytest.raises(ConfigError, match="must not be a retry inside a retry"):
+        inner.reload(Turnstile(traits=Traits(repeats=True)))
+    assert [policy.kind for policy in inner.policies] == ["tap"]
+    outer.reload(Tap())
+    inner.reload(Turnstile(traits=Traits(repeats=True)))  # nothing is around it any more but the middle one
+    assert [policy.kind for policy in inner.policies] == ["turnstile"]
+
+
+def test_everything_that_is_wrong_with_a_pipeline_is_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Pipeline("", 7, on=int, classify=7)
+    settings = [problem.setting for problem in caught.value.problems]
+    assert settings == ["name", "on", "classify", "classify", "policies"]
+
+
 def test_a_reload_is_reported(recorded_events: RecordedEvents) -> None:
     pipeline = Pipeline("p", Turnstile())
-    pipeline.reload()
+    pipeline.reload(Turnstile(limit=2))
     assert [(event.name, event.policy) for event in recorded_events] == [("resilience.pipeline.reload", "p")]
 
 
@@ -379,10 +420,7 @@ def test_a_setting_made_by_a_factory_has_a_default_as_well() -> None:
         tags: list[str] = field(default_factory=list)
         needed: int = 3
 
-    class Policy:
-        settings = Settings(needed=4)
-
-    assert explained(Policy()) == [("tags", "[]", "default"), ("needed", "4", "set")]
+    assert explained(Settings(needed=4)) == [("tags", "[]", "default"), ("needed", "4", "set")]
 
 
 def test_building_a_pipeline_warns_of_nothing_by_itself() -> None:

@@ -20,6 +20,16 @@ def fetch() -> str:
     return "fetched"
 
 
+def test_all_that_is_wrong_with_a_change_of_settings_is_listed_at_once() -> None:
+    from resilience import Timeout
+
+    timeout = Timeout(0.8)
+    with pytest.raises(ConfigError) as caught:
+        timeout.reconfigure(bogus=1, duration=-1)
+    assert [problem.setting for problem in caught.value.problems] == ["bogus", "duration"]
+    assert timeout.settings.duration == 0.8
+
+
 # --- names ---
 
 

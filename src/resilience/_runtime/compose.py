@@ -36,7 +36,7 @@ def _rank(policy: Policy) -> int:
 
 def problems(policies: Sequence[Policy]) -> list[Problem]:
     """Return what cannot work in a pipeline of *policies*, the first of them outermost."""
-    return [*_repeated(policies), *_nested_retries(policies), *_unpaid(policies), *_timing(policies)]
+    return [*_repeated(policies), *_multiplied(policies), *_unpaid(policies), *_timing(policies)]
 
 
 def _repeated(policies: Sequence[Policy]) -> Iterator[Problem]:
@@ -47,10 +47,13 @@ def _repeated(policies: Sequence[Policy]) -> Iterator[Problem]:
         seen.add(id(policy))
 
 
-def _nested_retries(policies: Sequence[Policy]) -> Iterator[Problem]:
+def _multiplied(policies: Sequence[Policy]) -> Iterator[Problem]:
     retries = [policy for policy in policies if policy.traits.repeats]
     for inner in retries[1:]:
         yield Problem("policies", inner, "must not be a retry inside a retry: their attempts multiply")
+    hedges = [policy for policy in policies if policy.traits.races]
+    for inner in hedges[1:]:
+        yield Problem("policies", inner, "must not be a hedge inside a hedge: their attempts multiply")
 
 
 def _unpaid(policies: Sequence[Policy]) -> Iterator[Problem]:

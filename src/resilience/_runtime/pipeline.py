@@ -3,15 +3,16 @@
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
+from weakref import WeakSet
 
 from resilience._runtime import compose, fork, wrap
 from resilience._runtime.flow import Call, Flow, Inner, leaf
-from resilience._runtime.policy import Binding, Policy, Step, name_problems, nest
+from resilience._runtime.policy import Binding, Policy, Step, inherited_problems, nest
 from resilience.errors import ConfigError, ConfigWarning, Problem
 from resilience.events import emit
-from resilience.outcome import CallContext, Classifier, ErrorMatch
+from resilience.outcome import CallContext, Classifier, ErrorMatch, errors_in
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,7 +57,7 @@ class Pipeline(Policy):
 
     """
 
-    __slots__ = ("_lock", "_policies", "_version")
+    __slots__ = ("_lock", "_outers", "_policies", "_version")
 
     kind = "pipeline"
 
@@ -71,15 +72,17 @@ class Pipeline(Policy):
         if isinstance(name, Policy):
             policies = (name, *policies)
             name = None
-        problems = [*name_problems(name), *_problems(policies)]
+        problems = [*inherited_problems(name, on, classify), *_problems(policies)]
         if problems:
             raise ConfigError("Pipeline" if name is None else f"Pipeline {name!r}", problems)
         super().__init__(name, on=on, classify=classify)
         for unwise in compose.unwise(_flat(policies)):
             warnings.warn(f"{name or 'pipeline'}: {unwise}", ConfigWarning, stacklevel=2)
         self._policies = tuple(policies)
+        self._outers: WeakSet[Pipeline] = WeakSet()
         self._version = 0
         self._lock = threading.RLock()
+        self._adopt()
         fork.register(self)
         if name is not None:
             self._name_policies(name)
@@ -108,6 +111,12 @@ class Pipeline(Policy):
     def _name_policies(self, name: str) -> None:
         for policy in self._policies:
             policy.adopt_name(name)
+
+    def _adopt(self) -> None:
+        """Let the pipelines in this one know, since their reloads are checked here too."""
+        for policy in self._policies:
+            if isinstance(policy, Pipeline):
+                policy._outers.add(self)
 
     def step_for(self, binding: Binding) -> Step:
         """Return the step that goes through every policy, following later reloads."""
@@ -147,21 +156,30 @@ class Pipeline(Policy):
 
         Each new policy is matched with a present one of its type, in order; the present one takes
         over its settings and stays, with its window, its permits and its place in telemetry. New
-        kinds are added, kinds no longer listed are dropped. Calls under way end as they began.
+        kinds are added, those no longer listed are dropped. Calls under way end as they began.
+
+        Args:
+            policies: All the policies from now on, the first the outermost; at least one.
+            on: Errors that count as bad, in place of the present classifier.
+            classify: Judge of outcomes, in place of the present classifier.
 
         Raises:
-            ConfigError: The new pipeline is not valid. The present one stays as it is.
+            ConfigError: The new pipeline is not valid, by itself or within one that it is part of.
+                The present one stays as it is.
 
         """
         try:
-            problems = _problems(policies)
+            problems = [*inherited_problems(None, on, classify), *self._obstacles(policies)]
+            if not policies:
+                problems.append(
+                    Problem("policies", policies, "must be all policies from now on, at least one")
+                )
             if problems:
                 raise ConfigError(f"Pipeline {self.name!r}", problems)
-            judge = Pipeline(None, on=on, classify=classify)._classify
             with self._lock:
                 self._swap(policies)
                 if on is not None or classify is not None:
-                    self._classify = judge
+                    self._classify = classify if on is None else errors_in(on)
         except Exception as error:
             emit("resilience.pipeline.reload_failed", self.name, {"error.type": type(error).__qualname__})
             raise
@@ -169,21 +187,21 @@ class Pipeline(Policy):
 
     def _swap(self, policies: Sequence[Policy]) -> None:
         """Take the settings of *policies*, all or none. The lock is held."""
-        matches = self._matches(policies)
-        problems = [
-            problem
-            for policy, match in zip(policies, matches, strict=True)
-            if match is not None and match is not policy
-            for problem in match.obstacles(policy.settings)
-        ]
-        if problems:
-            raise ConfigError(f"Pipeline {self.name!r}", problems)
+        before = [(policy, policy.settings, policy._classify) for policy in self._policies]
         taken: list[Policy] = []
-        for policy, match in zip(policies, matches, strict=True):
-            if match is not None and match is not policy:
-                match.take_settings(policy)
-            taken.append(match or policy)
+        try:
+            for policy, match in zip(policies, self._matches(policies), strict=True):
+                if match is not None and match is not policy:
+                    match.take_settings(policy)
+                taken.append(match or policy)
+        except BaseException:
+            for policy, settings, classify in before:
+                if policy.settings is not settings:
+                    policy._configure(settings)
+                    policy._classify = classify
+            raise
         self._policies = tuple(taken)
+        self._adopt()
         self._version += 1
         if self._name is not None:
             self._name_policies(self._name)
@@ -205,13 +223,31 @@ class Pipeline(Policy):
 
     def obstacles(self, settings: PipelineSettings) -> list[Problem]:
         """Return why the settings cannot be taken while keeping the state, if they cannot."""
-        matched = zip(settings.policies, self._matches(settings.policies), strict=True)
-        return [
+        return self._obstacles(settings.policies)
+
+    def _obstacles(self, policies: Sequence[object]) -> list[Problem]:
+        problems = _problems(policies)
+        known = [policy for policy in policies if isinstance(policy, Policy)]
+        if len(known) == len(policies):
+            problems += self._obstacles_around(known)
+        problems += [
             problem
-            for policy, match in matched
+            for policy, match in zip(known, self._matches(known), strict=True)
             if match is not None and match is not policy
             for problem in match.obstacles(policy.settings)
         ]
+        return problems
+
+    def _obstacles_around(self, policies: Sequence[Policy]) -> list[Problem]:
+        """Return what could not work in the pipelines around this one if *policies* were in its place."""
+        problems: list[Problem] = []
+        for outer in self._outers:
+            if self in outer._policies:
+                instead = [
+                    each for policy in outer._policies for each in (policies if policy is self else [policy])
+                ]
+                problems += _problems(instead) or outer._obstacles_around(instead)
+        return problems
 
     def describe(self) -> str:
         """
@@ -227,12 +263,18 @@ class Pipeline(Policy):
                    max_abandoned = 40 (default)
 
         """
-        return "\n".join([f"pipeline {self.name!r}", *_described(self, "  ")])
+        return "\n".join([f"pipeline {self.name!r}", *(f"  {line}" for line in self.details())])
+
+    def details(self) -> list[str]:
+        """Return what `describe` says of its policies, line by line."""
+        lines: list[str] = []
+        for number, policy in enumerate(compose.in_order_of_admission(self._policies), 1):
+            inherited = " (name from the pipeline)" if policy.name == self.name else ""
+            lines.append(f"{number}. {policy.kind} {policy.name!r}{inherited}")
+            lines += [f"     {line}" for line in policy.details()]
+        return lines
 
     def _configure(self, settings: PipelineSettings) -> None:
-        problems = _problems(settings.policies)
-        if problems:
-            raise ConfigError(f"Pipeline {self.name!r}", problems)
         with self._lock:
             self._swap(settings.policies)
 
@@ -277,29 +319,3 @@ def _problems(policies: Sequence[object]) -> list[Problem]:
     if strangers:
         return strangers
     return compose.problems(_flat([policy for policy in policies if isinstance(policy, Policy)]))
-
-
-def _described(pipeline: Pipeline, indent: str) -> list[str]:
-    lines: list[str] = []
-    for number, policy in enumerate(compose.in_order_of_admission(pipeline.policies), 1):
-        inherited = " (name from the pipeline)" if policy.name == pipeline.name else ""
-        lines.append(f"{indent}{number}. {policy.kind} {policy.name!r}{inherited}")
-        if isinstance(policy, Pipeline):
-            lines.extend(_described(policy, indent + "     "))
-            continue
-        lines.extend(
-            f"{indent}     {setting} = {value} ({source})" for setting, value, source in explained(policy)
-        )
-    return lines
-
-
-def explained(policy: Policy) -> list[tuple[str, str, str]]:
-    """Return each setting of *policy* with its value and where that comes from."""
-    rows: list[tuple[str, str, str]] = []
-    for field in fields(policy.settings):
-        value = getattr(policy.settings, field.name)
-        default = field.default if field.default is not MISSING else None
-        if field.default_factory is not MISSING:
-            default = field.default_factory()
-        rows.append((field.name, repr(value), "default" if value == default else "set"))
-    return rows

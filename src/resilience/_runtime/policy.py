@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar, cast
 
 from resilience._runtime import wrap
+from resilience._runtime.describe import explained
 from resilience._runtime.flow import Call, Flow, Inner, leaf
 from resilience.errors import ConfigError, Problem
 from resilience.outcome import (
@@ -127,6 +128,8 @@ class Policy(ABC):
         """
         Change settings at run time and keep the state.
 
+        A pipeline that this policy is part of is not checked again: `Pipeline.reload` does that.
+
         Raises:
             ConfigError: A setting is unknown or wrong. Nothing has changed then.
 
@@ -138,14 +141,16 @@ class Policy(ABC):
             1.5
 
         """
-        known = self.settings.__dataclass_fields__
-        unknown = [
-            Problem(name, value, "is not a setting") for name, value in changes.items() if name not in known
+        fields = self.settings.__dataclass_fields__
+        problems = [
+            Problem(name, value, "is not a setting") for name, value in changes.items() if name not in fields
         ]
-        if unknown:
-            raise ConfigError(type(self).__name__, unknown)
-        settings = replace(self.settings, **changes)
-        problems = self.obstacles(settings)
+        known = {name: value for name, value in changes.items() if name in fields}
+        try:
+            settings = replace(self.settings, **known)
+            problems += self.obstacles(settings)
+        except ConfigError as error:
+            raise ConfigError(type(self).__name__, [*problems, *error.problems]) from None
         if problems:
             raise ConfigError(type(self).__name__, problems)
         self._configure(settings)
@@ -153,6 +158,10 @@ class Policy(ABC):
     def obstacles(self, settings: Any) -> list[Problem]:  # noqa: ARG002  # most can take any settings
         """Return why *settings*, which are right in themselves, cannot be taken while keeping the state."""
         return []
+
+    def details(self) -> list[str]:
+        """Return what `Pipeline.describe` says of it, line by line."""
+        return [f"{setting} = {value} ({source})" for setting, value, source in explained(self.settings)]
 
     def take_settings(self, other: "Policy") -> None:
         """Take the settings and the classifier of *other*, a policy of the same type; keep the state."""
