@@ -118,9 +118,8 @@ def _attempt_timeout(
 ) -> Timeout | None:
     if given is not DEFAULT:
         return _timeout("attempt_timeout", given, problems)
-    if not isinstance(total, Timeout):
-        return Timeout(ATTEMPT_TIMEOUT)
-    return Timeout(min(ATTEMPT_TIMEOUT, total.settings.duration / ATTEMPTS_IN_TOTAL))
+    bound = total.traits.bound if isinstance(total, Timeout) else None
+    return Timeout(ATTEMPT_TIMEOUT if bound is None else min(ATTEMPT_TIMEOUT, bound / ATTEMPTS_IN_TOTAL))
 
 
 def _default_budget(name: str) -> RetryBudget:
