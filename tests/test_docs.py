@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -161,7 +162,7 @@ def anchors(page: str) -> set[str]:
     """The anchors of a page's headings, as the site's builder makes them."""
     found = set()
     for match in re.finditer(
-        r"^ {0,3}(?:```|~~~).*?^ {0,3}(?:```|~~~)|^#+ (.+)$", page, re.DOTALL | re.MULTILINE
+        r"^ {0,3}(?:```|~~~).*?^ {0,3}(?:```|~~~)|^#+ ([^\n]+)$", page, re.DOTALL | re.MULTILINE
     ):
         if match[1]:
             heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", match[1])
@@ -190,11 +191,66 @@ def test_the_generated_pages_are_in_step_with_the_code() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def settings_of(policy: str) -> dict[str, object]:
+    """The defaults of what may be set on *policy*; MISSING for what has none."""
+    module = importlib.import_module(f"resilience.{policy}._settings")
+    named = {"retry_budget": "RatioSettings", "throttle": "AdaptiveThrottleSettings"}
+    camel = "".join(part.capitalize() for part in policy.split("_"))
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(getattr(module, named.get(policy, f"{camel}Settings")))
+    }
+
+
+def table_of_settings(page: str) -> dict[str, str]:
+    """What the first table after the heading "Settings" says in its column of defaults, by setting."""
+    section = re.split(r"^## Settings.*$", page, maxsplit=1, flags=re.MULTILINE)[1]
+    table = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)
+    assert table is not None
+    rows = [[cell.strip() for cell in row.strip().strip("|").split(" | ")] for row in table[0].splitlines()]
+    column = rows[0].index("default")
+    return {name: row[column] for row in rows[2:] for name in re.findall(r"`(\w+)`", row[0])}
+
+
+POLICIES = sorted(path.parent.name for path in ROOT.glob("src/resilience/*/_settings.py"))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_table_of_settings_has_every_setting_with_its_default(policy: str) -> None:
+    page = (ROOT / "docs" / "reference" / f"{policy}.md").read_text(encoding="utf-8")
+    table = table_of_settings(page)
+    settings = settings_of(policy)
+    assert settings.keys() - table.keys() == set()
+    for name, said in table.items():
+        # A default in words, such as "the budget of the name", is left to the reader.
+        text = re.sub(r"(?<=\d) (?=\d)", "", said.strip("`"))
+        try:
+            default = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            continue
+        if name in settings:
+            assert (name, settings[name]) == (name, default)
+
+
+def test_the_page_of_events_names_every_event_and_attribute() -> None:
+    page = (ROOT / "docs" / "how-to" / "events.md").read_text(encoding="utf-8")
+    names: set[str] = set()
+    for path in ROOT.glob("src/resilience/**/*.py"):
+        names |= set(re.findall(r'"(resilience\.[a-z_]+\.[a-z_]+)"', path.read_text(encoding="utf-8")))
+    assert {"resilience.retry.exhausted", "resilience.pipeline.reload"} <= names
+    assert {name for name in names if f"`{name}`" not in page} == set()
+
+
 def test_blocks_are_found_with_their_lines() -> None:
     page = "# A\n\n```python\nx = 1\n```\n\n- item\n\n  ```python no-run: needs a server\n  y\n  ```\n"
     first, second = blocks(page)
     assert (first.line, first.text, first.runs) == (4, "x = 1\n", True)
     assert (second.text, second.runs) == ("y\n", False)
+
+
+def test_an_anchor_is_made_of_one_heading_and_of_none_in_code() -> None:
+    page = "# One `word`\n\n```python\n# no heading\n```\n\n## What's [next](a.md)?\n"
+    assert anchors(page) == {"one-word", "whats-next"}
 
 
 def test_a_snippet_may_await_and_a_later_one_sees_its_names() -> None:
