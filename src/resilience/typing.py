@@ -96,9 +96,17 @@ class Limit(Protocol):
     """
     What may be given as ``limit=`` in place of a number. One object serves one limiter.
 
-    The limiter calls `on_sample` as soon as a call ends *window* seconds after the sample before it, and
-    reads `limit` afterwards. It never does so for two samples at once. A fraction of a limit is cut off,
-    and less than 1 counts as 1: with none in flight nothing would ever be learnt again.
+    The limiter takes a sample when something happens to a call *window* seconds or more after it took the
+    one before, or after it got the limit: when a call is admitted, refused, ends or leaves the line. While
+    nobody calls there are no samples, and the first one after a pause covers the pause too; a sample may be
+    about no call at all. `on_sample` runs in the thread or task of that call and outside all locks, never
+    for two samples of one limiter at once: what falls due meanwhile comes with a later sample. Afterwards
+    the limiter reads `limit` and `window`, and then not again until after the next sample.
+
+    A fraction of a limit is cut off, and less than 1 counts as 1: with none in flight nothing would ever be
+    learnt again. A limit that is no finite number changes nothing, nor does a *window* that is neither
+    None nor a finite number above 0. If `on_sample` or reading them raises, the call goes on, all stays as
+    it was, and the event ``resilience.concurrency_limiter.limit_failed`` says so.
     """
 
     @property

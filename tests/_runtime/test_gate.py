@@ -13,10 +13,12 @@ import trio
 from resilience._core.permit import Refusal
 from resilience._runtime.gate import Gate
 from resilience._runtime.permit import Permit, Rejection
+from resilience._runtime.pipeline import Pipeline
 from resilience.deadline import deadline
 from resilience.errors import DeadlineExceededError, LoadShedError
 from resilience.outcome import Verdict
 from resilience.testing import FakeClock, fail_times, script
+from resilience.timeout import Timeout
 
 from .dummies import Tap, Turnstile
 
@@ -542,6 +544,71 @@ def test_a_deadline_after_the_longest_wait_changes_nothing(runtime, fake_clock: 
             await runtime.call(gate, int)
 
     runtime.run(body)
+
+
+def counted(gate: Gate) -> dict[str, int]:
+    kinds = ("acquired", "waited", "rejected", "timed_out", "cancelled")
+    return {kind: n for kind in kinds if (n := getattr(gate.counts, kind))}
+
+
+def test_whose_deadline_passes_in_line_timed_out_in_every_runtime(runtime, fake_clock: FakeClock) -> None:
+    gate = Turnstile(max_wait=30.0)
+
+    async def body() -> None:
+        gate.try_acquire()
+        with deadline(2.0), pytest.raises(DeadlineExceededError):
+            await runtime.call(gate, int)
+        with pytest.raises(TimeoutError):
+            await runtime.call(Pipeline("stock", Timeout(lambda context: 2.0), gate), int)
+
+    runtime.run(body)
+    assert counted(gate) == {"acquired": 1, "timed_out": 2}
+
+
+def test_whose_deadline_passes_in_line_timed_out_by_the_real_clock_too(runtime) -> None:
+    gate = Turnstile(max_wait=30.0)
+
+    async def body() -> None:
+        gate.try_acquire()
+        for _ in range(5):
+            with deadline(0.002), pytest.raises(DeadlineExceededError):
+                await runtime.call(gate, int)
+
+    runtime.run(body)
+    assert counted(gate) == {"acquired": 1, "timed_out": 5}
+
+
+def test_who_has_waited_as_long_as_it_may_timed_out_in_every_runtime(runtime, fake_clock: FakeClock) -> None:
+    gate = Turnstile(max_wait=1.0)
+
+    async def body() -> None:
+        gate.try_acquire()
+        with deadline(2.0), pytest.raises(LoadShedError):
+            await runtime.call(gate, int)
+
+    runtime.run(body)
+    assert counted(gate) == {"acquired": 1, "timed_out": 1}
+
+
+@pytest.mark.parametrize("seconds", [None, 60.0])
+def test_who_is_cancelled_in_line_while_there_is_time_was_cancelled(async_runtime, seconds) -> None:
+    gate = Turnstile(max_wait=30.0)
+
+    async def body() -> None:
+        gate.try_acquire()
+
+        async def wait() -> None:
+            with deadline(seconds):
+                await async_runtime.call(gate, int)
+
+        waiting = async_runtime.spawn(wait)
+        await async_runtime.until(lambda: gate.waiting == 1)
+        async_runtime.cancel(waiting)
+        await waiting.join()
+        assert isinstance(waiting.error, async_runtime.cancelled)
+
+    async_runtime.run(body)
+    assert counted(gate) == {"acquired": 1, "cancelled": 1}
 
 
 def test_who_is_served_after_waiting_is_served_by_time_alone(runtime, fake_clock: FakeClock) -> None:

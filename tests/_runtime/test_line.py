@@ -80,6 +80,15 @@ def test_one_whose_loop_is_closed_counts_as_gone() -> None:
     assert (len(line), line.permits) == (2, 3)
 
 
+def test_all_may_be_told_to_look_and_those_of_closed_loops_count_as_gone() -> None:
+    first, last = Waiter(), Waiter(4)
+    line = line_of(deaf(), first, deaf(), last)
+    line.wake_all()
+    assert (first.woken, last.woken) == (True, True)
+    assert line.is_first(first)
+    assert (len(line), line.permits) == (2, 5)
+
+
 def test_a_line_of_closed_loops_only_is_empty_once_it_is_woken() -> None:
     line = line_of(deaf(), deaf())
     line.wake_first()
@@ -154,6 +163,14 @@ class LineRules(RuleBasedStateMachine):
         if self.model:
             assert self.model[0].woken
             self.model[0].woken = False
+
+    @rule()
+    def wake_all(self) -> None:
+        self.line.wake_all()
+        self.model = [waiter for waiter in self.model if waiter.signal is None]
+        assert all(waiter.woken for waiter in self.model)
+        for waiter in self.model:
+            waiter.woken = False
 
     def drop_the_deaf(self) -> None:
         while self.model and self.model[0].signal is not None:

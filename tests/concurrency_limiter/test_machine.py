@@ -8,7 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from resilience._core.permit import NEVER, Refusal
 from resilience.concurrency_limiter import _machine
-from resilience.concurrency_limiter._limit import Sample
+from resilience.concurrency_limiter._limit import Sample, terms_of
 from resilience.concurrency_limiter._machine import Bulkhead, Slot
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
 from resilience.outcome import Verdict
@@ -186,7 +186,7 @@ def test_other_settings_leave_calls_in_flight_alone():
     bulkhead = make(limit=2)
     slot = bulkhead.admit(0.0)
     changed = ConcurrencyLimiterSettings(limit=5, max_queue=1, max_wait=1.0)
-    bulkhead.configure(changed, 0.0)
+    bulkhead.configure(changed, terms_of(changed.make_limit()), 0.0)
     assert bulkhead.settings is changed
     assert (bulkhead.inflight, bulkhead.limit) == (1, 5)
     bulkhead.release(slot, 0.0)
@@ -197,17 +197,36 @@ def test_the_same_learning_limit_keeps_what_it_learnt():
     learning = Learning(10)
     bulkhead = make(learning)
     bulkhead.resize(33)
-    bulkhead.configure(ConcurrencyLimiterSettings(limit=learning, max_queue=1, max_wait=1.0), 0.5)
+    same = ConcurrencyLimiterSettings(limit=learning, max_queue=1, max_wait=1.0)
+    bulkhead.configure(same, terms_of(same.make_limit()), 0.5)
     assert bulkhead.limit == 33
     assert bulkhead.window_end == 1.0
     other = Learning(12)
-    bulkhead.configure(ConcurrencyLimiterSettings(limit=other), 0.5)
+    changed = ConcurrencyLimiterSettings(limit=other)
+    bulkhead.configure(changed, terms_of(changed.make_limit()), 0.5)
     assert bulkhead.source is other
     assert bulkhead.limit == 12
     assert bulkhead.window_end == 1.5
 
 
 # --- samples ---
+
+
+def test_another_window_holds_for_the_sample_that_has_begun_too():
+    bulkhead = make(Learning(10), now=100.0)
+    bulkhead.set_window(0.25)
+    assert bulkhead.window_end == 100.25
+    bulkhead.take_sample(101.0)
+    assert bulkhead.window_end == 101.25
+    bulkhead.set_window(None)
+    assert bulkhead.window_end == math.inf
+
+
+@pytest.mark.parametrize("window", [math.nan, math.inf, 0, -1.0, True, "1"])
+def test_a_window_that_is_no_length_of_time_changes_nothing(window):
+    bulkhead = make(Learning(10))
+    bulkhead.set_window(window)
+    assert bulkhead.window_end == 1.0
 
 
 def test_a_fixed_limit_takes_no_samples():

@@ -843,6 +843,99 @@ def test_a_limit_that_raises_breaks_no_call_and_is_reported(runtime, fake_clock,
     assert (event.policy, event.attributes) == ("reports", {"error.type": "LookupError"})
 
 
+class Moody:
+    """A limit whose every part may come to raise."""
+
+    def __init__(self):
+        self.broken = None
+
+    def say(self, part, value):
+        if self.broken == part:
+            raise LookupError(part)
+        return value
+
+    @property
+    def limit(self):
+        return self.say("limit", 2)
+
+    @property
+    def window(self):
+        return self.say("window", 1.0)
+
+    def on_sample(self, sample):
+        self.say("on_sample", None)
+
+
+@pytest.mark.parametrize("part", ["limit", "window", "on_sample"])
+def test_whatever_part_of_a_limit_raises_the_call_goes_on_and_no_place_is_lost(
+    runtime, fake_clock, recorded_events, part
+):
+    moody = Moody()
+    limited = limiter(moody)
+
+    async def body():
+        moody.broken = part
+        for _ in range(3):
+            assert await runtime.call(limited, script(delayed(1.0, "answer"))) == "answer"
+        fake_clock.advance(1.0)
+        with pytest.raises(ConnectionError):
+            await runtime.call(limited, raising(ConnectionError()))
+        async with runtime.guard(limited) as permit:
+            assert permit
+        assert (limited.limit, limited.inflight) == (2, 0)
+        moody.broken = None
+        await runtime.call(limited, script(delayed(1.0)))
+
+    runtime.run(body)
+    events = recorded_events.named(FAILED)
+    assert len(events) == 4
+    assert all(event.attributes == {"error.type": "LookupError"} for event in events)
+
+
+def test_settings_whose_limit_raises_change_nothing(fake_clock):
+    limited = limiter(2)
+    before = limited.settings
+    moody = Moody()
+    moody.broken = "window"
+    with pytest.raises(ConfigError, match=r"limit must be .* raises LookupError"):
+        limited.reconfigure(limit=moody)
+    assert limited.settings is before
+    assert limited.limit == 2
+
+
+def test_a_window_that_a_limit_changes_holds_from_then_on(runtime, fake_clock):
+    learning = Learning(5)
+    limited = limiter(learning)
+
+    async def body():
+        learning.window = 0.25
+        await runtime.call(limited, script(delayed(1.0)))
+        await runtime.call(limited, script(delayed(0.25)))
+        assert len(learning.samples) == 2
+        learning.window = None
+        await runtime.call(limited, script(delayed(0.25)))
+        await runtime.call(limited, script(delayed(100.0)))
+        assert len(learning.samples) == 3
+
+    runtime.run(body)
+
+
+@pytest.mark.parametrize("happens", ["admitted", "refused"])
+def test_a_call_that_begins_brings_the_sample_that_is_due(runtime, fake_clock, happens):
+    learning = Learning(1)
+    limited = limiter(learning)
+
+    async def body():
+        permit = limited.try_acquire() if happens == "refused" else None
+        fake_clock.advance(5.0)
+        assert learning.samples == []
+        assert bool(limited.try_acquire()) is (permit is None)
+        (sample,) = learning.samples
+        assert (sample.calls, sample.now) == (0, fake_clock.now())
+
+    runtime.run(body)
+
+
 def test_a_call_that_fails_keeps_its_error_if_the_limit_raises_too(runtime, fake_clock):
     limited = limiter(Learning(2, LookupError("broken")))
 
@@ -1103,3 +1196,22 @@ def test_a_bad_name_alone_is_a_problem_too():
         ConcurrencyLimiter("")
     assert caught.value.subject == "ConcurrencyLimiter"
     assert [problem.setting for problem in caught.value.problems] == ["name"]
+
+
+def test_what_stands_in_the_place_of_the_name_is_told_its_own_place():
+    for first in (10, Learning(3)):
+        with pytest.raises(ConfigError, match=r"None \(write ConcurrencyLimiter\(limit=\.\.\.\)\), got"):
+            ConcurrencyLimiter(first)
+    with pytest.raises(
+        ConfigError, match=r"\(write @ConcurrencyLimiter\(\), with parentheses\), got <function"
+    ):
+
+        @ConcurrencyLimiter
+        def fetch():
+            """Never made."""
+
+
+@pytest.mark.parametrize("max_wait", ["1", True, float("inf"), float("nan"), -1])
+def test_a_wait_that_is_no_length_of_time_is_an_error_that_says_so(max_wait):
+    with pytest.raises(ConfigError, match="max_wait must be a finite number of seconds >= 0, got"):
+        queueing(max_wait=max_wait)

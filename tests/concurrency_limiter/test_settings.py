@@ -94,6 +94,44 @@ def test_what_learns_a_limit_must_say_over_what_time(window):
     assert problems(limit=Learning(window=window)) == ["limit.window"]
 
 
+class Unreadable(Learning):
+    @property
+    def window(self):
+        raise LookupError("no window")
+
+    @window.setter
+    def window(self, value): ...
+
+
+def test_what_learns_a_limit_must_be_readable():
+    with pytest.raises(
+        ConfigError, match=r"Limit that can be read, not one that raises LookupError.'no window'., got"
+    ):
+        ConcurrencyLimiterSettings(limit=Unreadable())
+
+
+def test_a_class_is_no_limit():
+    class Halving(Learning):
+        limit = 20
+
+    with pytest.raises(ConfigError, match=r"or a Limit, not its class: write Halving\(\), got"):
+        ConcurrencyLimiterSettings(limit=Halving)
+
+
+def test_what_learns_a_limit_must_be_told_in_a_plain_method():
+    class Waiting(Learning):
+        async def on_sample(self, sample): ...
+
+    class Deaf(Learning):
+        on_sample = 3
+
+    for limit in (Waiting(), Deaf()):
+        with pytest.raises(
+            ConfigError, match=r"limit.on_sample must be a plain method: nobody would await it"
+        ):
+            ConcurrencyLimiterSettings(limit=limit)
+
+
 def test_a_fixed_limit_stays():
     limit = FixedLimit(7)
     assert isinstance(limit, Limit)

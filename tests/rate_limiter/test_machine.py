@@ -24,15 +24,9 @@ from hypothesis.stateful import (
 from resilience._core.gcra import TIE
 from resilience._core.permit import NEVER, Refusal
 from resilience.outcome import Verdict
-from resilience.rate_limiter import _machine
-from resilience.rate_limiter._machine import (
-    RETURNS_KEPT,
-    FixedWindow,
-    Gcra,
-    RatePermit,
-    SlidingWindow,
-    make_machine,
-)
+from resilience.rate_limiter import _gcra
+from resilience.rate_limiter._gcra import RETURNS_KEPT
+from resilience.rate_limiter._machine import FixedWindow, Gcra, RatePermit, SlidingWindow, make_machine
 from resilience.rate_limiter._settings import RateLimiterSettings
 
 ALGORITHMS = ["gcra", "sliding_window", "fixed_window"]
@@ -157,8 +151,8 @@ def test_ck_3_a_jump_of_the_wall_clock_brings_no_permits(algorithm, monkeypatch)
 
 
 def test_ck_3_nothing_in_the_folder_can_ask_for_the_time():
-    for name in ("_machine.py", "_keyed.py", "_settings.py"):
-        tree = ast.parse((Path(_machine.__file__).parent / name).read_text())
+    for name in ("_rule.py", "_gcra.py", "_windows.py", "_machine.py", "_keyed.py", "_settings.py"):
+        tree = ast.parse((Path(_gcra.__file__).parent / name).read_text())
         found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         found |= {
             alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
@@ -649,7 +643,7 @@ def test_returns_that_are_remembered_together_give_back_what_is_due_ahead_and_no
         return was - (machine.tat - machine._clock(at))
 
     for kept in (1, 2, RETURNS_KEPT):
-        monkeypatch.setattr(_machine, "RETURNS_KEPT", kept)
+        monkeypatch.setattr(_gcra, "RETURNS_KEPT", kept)
         assert released(1, 2, 3, 0, at=0.0) == 5
         assert released(1, 2, 3, 0, at=2.0) == 3
         assert released(1, 3, 2, at=0.0) == 1

@@ -658,22 +658,24 @@ def test_acquire_may_wait_less_than_the_limiter_says(runtime, fake_clock):
     runtime.run(body)
 
 
-def test_acquire_may_wait_for_ever(runtime, fake_clock):
+def test_acquire_may_wait_for_years(runtime, fake_clock):
     limited = limiter(rate=1, per=3_600.0)
 
     async def body():
         await acquire(runtime, limited)
-        assert await acquire(runtime, limited, max_wait=float("inf"))
+        assert await acquire(runtime, limited, max_wait=1e9)
 
     runtime.run(body)
 
 
-@pytest.mark.parametrize("max_wait", [-0.1, float("nan")])
-def test_acquire_takes_no_wait_that_is_none(runtime, max_wait):
+@pytest.mark.parametrize("max_wait", [-0.1, -1, float("nan"), float("inf"), True, "1", 10**400])
+def test_a_wait_that_is_no_length_of_time_is_an_error_that_says_so(runtime, max_wait):
     limited = limiter()
 
     async def body():
-        with pytest.raises(ValueError, match="max_wait must be >= 0"):
+        with pytest.raises(
+            ValueError, match=r"^max_wait must be a finite number of seconds >= 0 or None, got \S"
+        ):
             await acquire(runtime, limited, max_wait=max_wait)
         assert limited.remaining() == 1
 
@@ -998,6 +1000,42 @@ def test_by_hand_the_key_must_be_said(runtime):
     runtime.run(body)
 
 
+def test_by_hand_no_key_is_taken_where_none_are_kept_apart(runtime):
+    limited = limiter(burst=3)
+
+    async def body():
+        for ask in (limited.try_acquire, limited.guard, limited.remaining):
+            with pytest.raises(TypeError, match=r"'stock' was made without key= .*, got key='ann'"):
+                ask(key="ann")
+        with pytest.raises(TypeError, match="'stock' was made without key="):
+            await acquire(runtime, limited, key="ann")
+
+    runtime.run(body)
+    assert limited.remaining() == 3
+
+
+def test_what_remains_is_asked_for_a_key():
+    limited = by_user(burst=3)
+    with pytest.raises(TypeError, match="'stock' keeps keys apart: say which with key="):
+        limited.remaining()
+    limited.try_acquire(key="ann")
+    assert (limited.remaining(key="ann"), limited.remaining(key="bob")) == (2, 3)
+
+
+def test_by_hand_a_key_that_cannot_be_hashed_is_an_error_that_says_so(runtime):
+    limited = by_user()
+
+    async def body():
+        for ask in (limited.try_acquire, limited.guard, limited.remaining):
+            with pytest.raises(TypeError, match=r"key of 'stock' must be hashable, got \['ann'\]"):
+                ask(key=["ann"])
+        with pytest.raises(TypeError, match="key of 'stock' must be hashable"):
+            await acquire(runtime, limited, key=["ann"])
+
+    runtime.run(body)
+    assert not limited._lines
+
+
 def test_a_key_that_cannot_be_hashed_is_an_error_that_says_so(runtime):
     limited = by_user()
     fetch = script("answer")
@@ -1121,6 +1159,34 @@ def test_a_permit_of_a_key_that_comes_back_serves_the_first_of_that_key(runtime,
         await job
 
     runtime.run(body)
+
+
+def test_a_permit_that_many_keys_share_serves_those_who_wait_for_it(runtime, still_clock):
+    limited = by_user(max_keys=1, max_wait=60.0)
+
+    async def body():
+        limited.try_acquire(key="ann")
+        shared = limited.try_acquire(key="bob")
+        assert shared
+        queue = Queue(runtime, limited)
+        jobs = [await queue.join(user, key=user) for user in ("eve", "dan")]
+        now = still_clock.now()
+        shared.release()
+        await runtime.until(lambda: len(queue.served) == 1)
+        assert still_clock.now() == now
+        while not all(job.done() for job in jobs):
+            still_clock.advance(0.1)
+            await runtime.sleep(0.001)
+
+    runtime.run(body)
+    assert not limited._lines
+
+
+def test_a_permit_of_a_key_for_which_nobody_waits_wakes_nobody(fake_clock):
+    limited = by_user()
+    limited.try_acquire(key="ann").release()
+    assert limited.remaining(key="ann") == 1
+    assert not limited._lines
 
 
 def test_beyond_the_most_keys_further_ones_share_one_more(fake_clock):
@@ -1358,6 +1424,58 @@ def test_a_faster_rate_serves_those_who_wait_for_a_key_earlier(runtime, still_cl
     runtime.run(body)
 
 
+@pytest.mark.parametrize("position", ["first", "in the middle"])
+@pytest.mark.parametrize("keyed", [False, True], ids=["one line", "a key"])
+def test_who_waits_for_more_than_a_lower_burst_is_refused_at_once_and_the_line_goes_on(
+    runtime, still_clock, keyed, position
+):
+    limited = by_user(burst=5, max_wait=60.0) if keyed else limiter(burst=5, max_wait=60.0)
+    how = {"key": "ann"} if keyed else {}
+    limited.try_acquire(5, **how)
+
+    async def body():
+        queue = Queue(runtime, limited)
+        jobs = [await queue.join("light", **how)] if position == "in the middle" else []
+        heavy = await queue.join("heavy", 4, **how)
+        jobs.append(await queue.join("last", 2, **how))
+        now = still_clock.now()
+        limited.reconfigure(burst=3)
+        with pytest.raises(ValueError, match=r"permits must be a whole number from 1 to 3, .*, got 4"):
+            await heavy
+        assert still_clock.now() == now
+        assert queue.waiting() == len(jobs)
+        while not all(job.done() for job in jobs):
+            still_clock.advance(0.1)
+            await runtime.sleep(0.001)
+        assert queue.served[-1] == "last"
+
+    runtime.run(body)
+    assert not limited._lines
+    assert counts(limited) == {"acquired": 1, "rejected": 1, "waited": 2 if position != "first" else 1}
+
+
+def test_a_block_that_waits_for_more_than_a_lower_burst_is_refused_too(runtime, still_clock):
+    limited = limiter(burst=5, max_wait=60.0)
+    limited.try_acquire(5)
+
+    async def body():
+        queue = Queue(runtime, limited)
+
+        class Wide:
+            guard = staticmethod(lambda: limited.guard(5))
+
+        async def enter():
+            async with runtime.guard(Wide):
+                pytest.fail("it was entered")
+
+        entering = await queue.joins(enter)
+        limited.reconfigure(burst=3)
+        with pytest.raises(ValueError, match="from 1 to 3"):
+            await entering
+
+    runtime.run(body)
+
+
 @pytest.mark.parametrize(
     ("changes", "setting"),
     [
@@ -1559,3 +1677,16 @@ def test_a_bad_name_alone_is_a_problem_too():
         RateLimiter("")
     assert caught.value.subject == "RateLimiter"
     assert [problem.setting for problem in caught.value.problems] == ["name"]
+
+
+def test_what_stands_in_the_place_of_the_name_is_told_its_own_place():
+    with pytest.raises(ConfigError, match=r"string or None \(write RateLimiter\(rate=\.\.\.\)\), got 10$"):
+        RateLimiter(10)
+    with pytest.raises(ConfigError, match=r"\(write @RateLimiter\(\), with parentheses\), got <function"):
+
+        @RateLimiter
+        def fetch():
+            """Never made."""
+
+    with pytest.raises(ConfigError, match=r"None, got ''$"):
+        RateLimiter("")

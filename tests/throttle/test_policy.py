@@ -488,3 +488,30 @@ def test_a_child_has_a_lock_of_its_own_and_keeps_what_was_learnt() -> None:
     holder.join()
     assert process.exitcode == 0
     assert policy._throttle.rejected == [0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("rng", [0, False, 0.5, "random", random.random], ids=str)
+def test_what_cannot_give_chance_is_an_error_that_says_so(rng: object) -> None:
+    with pytest.raises(ConfigError, match=r"rng must have a method random\(\), .* or be None, got"):
+        AdaptiveThrottle(rng=rng)  # type: ignore[arg-type]  # what is tested
+
+
+def test_what_is_wrong_with_rng_stands_in_one_list_with_the_rest() -> None:
+    with pytest.raises(ConfigError) as caught:
+        AdaptiveThrottle(" ", k=0, rng=0)  # type: ignore[arg-type]  # what is tested
+    assert [problem.setting for problem in caught.value.problems] == ["name", "k", "rng"]
+    assert caught.value.subject == "AdaptiveThrottle"
+
+
+def test_chance_may_come_from_something_that_is_false() -> None:
+    class Empty(random.Random):
+        def __len__(self) -> int:
+            return 0
+
+    rng = Empty(7)
+    assert AdaptiveThrottle(rng=rng)._random is rng
+
+
+def test_what_stands_in_the_place_of_the_name_is_told_its_own_place() -> None:
+    with pytest.raises(ConfigError, match=r"\(write AdaptiveThrottle\(k=\.\.\.\)\), got 2.0"):
+        AdaptiveThrottle(2.0)  # type: ignore[arg-type]  # what is tested

@@ -1,108 +1,35 @@
 """What every gate is: it admits a call or refuses it, and learns from how the call ended."""
 
-import threading
-from abc import abstractmethod
-from collections.abc import Generator
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 from resilience import _clock
 from resilience._core.permit import Refusal
-from resilience._runtime import fork
-from resilience._runtime.flow import Call, Command, Flow, Inner, Park, Waiter
-from resilience._runtime.line import Line
+from resilience._runtime.admission import Acquiring, Admission, Ask, Decision
+from resilience._runtime.flow import Call, Flow, Inner
 from resilience._runtime.permit import Guard, Hold, Permit, Rejection
-from resilience._runtime.policy import Binding, Judge, Policy, Step
-from resilience.errors import DeadlineExceededError, RejectedError
-from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict
+from resilience._runtime.policy import Binding, Judge, Step, all_right
+from resilience.errors import ConfigError, DeadlineExceededError, Problem, RejectedError
+from resilience.outcome import Outcome, Verdict
 from resilience.typing import Seconds
 
-Decision: TypeAlias = Any
-"""A machine's token, or a `Refusal`."""
+__all__ = ["Acquiring", "Ask", "Decision", "Gate", "gate_settings"]
 
-Ask: TypeAlias = Any
-"""What a call asks for: 1, a number of permits, or what the gate makes of it."""
-
-Acquiring: TypeAlias = Generator[Command, Any, Decision]
+S = TypeVar("S")
 
 
-class Gate(Policy):
+class Gate(Admission):
     """
     A policy that decides before each call whether it may start.
 
-    A primitive supplies three decisions, each short and holding the lock only for itself: `_admit`,
-    `_settle` and `_release`. Waiting, guards, permits and streams are the same for all.
+    What a primitive supplies is said in `Admission`. Waiting, guards, permits and streams are the same
+    for all.
     """
 
-    __slots__ = ("_line", "_lock", "counts")
+    __slots__ = ()
 
     error: ClassVar[type[RejectedError]]
     """What a refused call raises."""
-
-    settling_frees: ClassVar[bool] = False
-    """Whether the end of a call makes room for one that waits."""
-
-    def __init__(
-        self, name: str | None, *, on: ErrorMatch | None = None, classify: Classifier | None = None
-    ) -> None:
-        super().__init__(name, on=on, classify=classify)
-        self._lock = threading.RLock()
-        self._line = Line()
-        self.counts = Counts()
-        fork.register(self)
-
-    # What a primitive supplies. The lock is held.
-
-    @abstractmethod
-    def _admit(self, now: Seconds, ask: Ask) -> Decision:
-        """Admit a call that would start at *now*, or refuse it."""
-
-    @abstractmethod
-    def _settle(
-        self, token: Any, verdict: Verdict, now: Seconds, started: Seconds, retry_after: Seconds | None
-    ) -> None:
-        """Take the token back, with what its call taught us."""
-
-    @abstractmethod
-    def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:
-        """Take the token back; nothing is learnt. *cancelled* tells whether the call was cut short."""
-
-    def _wait_for(self, now: Seconds, ask: Ask, ahead: int) -> Seconds | None:  # noqa: ARG002  # for gates that know
-        """Return the seconds until *ask* can be met after *ahead* other permits, or None if unknown."""
-        return None
-
-    # What a primitive may supply, if not all its calls are alike. For `_ask_of` the lock is not held.
-
-    def _ask_of(self, call: Call) -> Ask:  # noqa: ARG002  # see above
-        """Return what *call* asks for."""
-        return 1
-
-    def _weight(self, ask: Ask) -> int:
-        """Return how many permits *ask* is for."""
-        return int(ask)
-
-    def _line_of(self, ask: Ask, *, join: bool = False) -> Line:  # noqa: ARG002  # see above
-        """Return the line of those who ask for the same, one to *join* or just to look at."""
-        return self._line
-
-    def _line_for(self, token: Any) -> Line:  # noqa: ARG002  # see above
-        """Return the line of those who may be served when *token* comes back."""
-        return self._line
-
-    def _line_left(self, ask: Ask) -> None:
-        """Take note that somebody left the line of *ask*."""
-
-    def _changed(self) -> None:
-        """Report, after the lock was released, what the last decision changed."""
-
-    @property
-    def _max_wait(self) -> Seconds:
-        return 0.0
-
-    @property
-    def _max_queue(self) -> int | None:
-        return None
-
-    # The same for all.
 
     def try_acquire(self) -> Permit | Rejection:
         """
@@ -179,132 +106,32 @@ class Gate(Policy):
         else:
             self._take_back(hold, judge(ending, call.context), started, ending.retry_after)
 
-    def _decide(self, ask: Ask, hold: Hold) -> Decision:
-        """Admit a call or refuse it at once; *hold* gets the token."""
-        with self._lock:
-            now = _clock.monotonic()
-            if line := self._line_of(ask):  # nobody overtakes those who wait
-                return Refusal(self._wait_for(now, ask, line.permits))
-            hold.token = decision = self._admit(now, ask)
-            self.counts.acquired += not isinstance(decision, Refusal)
-        self._changed()
-        return decision
-
-    def _acquire(self, ask: Ask, max_wait: Seconds, deadline: Seconds | None, hold: Hold) -> Acquiring:
-        """Admit a call or refuse it, after *max_wait* seconds at most; *hold* gets the token."""
-        decision = self._decide(ask, hold)
-        if isinstance(decision, Refusal):
-            if max_wait > 0:
-                decision = yield from self._wait(ask, max_wait, deadline, hold)
-            else:
-                self.counts.rejected += 1
-        return decision
-
-    def _wait(self, ask: Ask, max_wait: Seconds, deadline: Seconds | None, hold: Hold) -> Acquiring:
-        now = _clock.monotonic()
-        give_up = now + max_wait if deadline is None else min(now + max_wait, deadline)
-        waiter = Waiter(self._weight(ask))
-        ending = "rejected"
-        try:
-            with self._lock:
-                line, limit = self._line_of(ask, join=True), self._max_queue
-                known = self._wait_for(now, ask, line.permits)
-                if (limit is not None and len(line) >= limit) or (
-                    known is not None and now + known > give_up
-                ):
-                    return Refusal(known)
-                line.join(waiter)
-            ending = "cancelled"
-            while True:
-                with self._lock:
-                    waiter.woken = False
-                    now = _clock.monotonic()
-                    pause: Seconds | None = None
-                    if line.is_first(waiter):
-                        hold.token = decision = self._admit(now, ask)
-                        if not isinstance(decision, Refusal):
-                            ending = "waited"
-                            return decision
-                        pause = decision.retry_after
-                    known = self._wait_for(now, ask, 0)
-                left = give_up - now
-                if left <= 0:
-                    ending = "timed_out"
-                    if deadline is not None and deadline <= now:
-                        raise DeadlineExceededError
-                    return Refusal(known)
-                yield Park(waiter, left if pause is None else min(left, pause))
-        finally:
-            try:
-                self._step_out(ask, waiter)
-            except BaseException:
-                # Interrupted: one who is gone but still in line would keep everybody waiting for ever.
-                self._step_out(ask, waiter, wake=True)
-                raise
-            with self._lock:
-                self.counts.add(ending)
-
-    def _step_out(self, ask: Ask, waiter: Waiter, *, wake: bool = False) -> None:
-        with self._lock:
-            line = self._line_of(ask)
-            line.leave(waiter)
-            if wake:
-                line.wake_first()
-            self._line_left(ask)
-        self._changed()
-
-    def _take_back(self, hold: Hold, verdict: Verdict, started: Seconds, retry_after: Seconds | None) -> None:
-        """Settle what *hold* holds, if anything."""
-        with self._lock:
-            if hold.is_empty:
-                return
-            now, token = _clock.monotonic(), hold.token
-            # None comes back: the token is taken and forgotten in one line.
-            if verdict is Verdict.IGNORED:
-                hold.token = self._release(token, now, cancelled=False)
-            else:
-                hold.token = self._settle(token, verdict, now, started, retry_after)
-            if self.settling_frees or verdict is Verdict.IGNORED:
-                self._line_for(token).wake_first()
-        self._changed()
-
-    def _give_back(self, hold: Hold, *, cancelled: bool = True) -> None:
-        """Release what *hold* holds, if anything."""
-        with self._lock:
-            now, token = _clock.monotonic(), hold.token
-            if not hold.is_empty:
-                hold.token = self._release(token, now, cancelled=cancelled)
-            # Even so: an interrupt may have struck after the token was taken, and before this.
-            self._line_for(token).wake_first()
-        self._changed()
-
     def _refused(self, refusal: Refusal) -> RejectedError:
         return self.error(self.name, refusal.retry_after)
 
-    def _after_fork(self) -> None:
-        self._lock = threading.RLock()
-        self._line.clear()
-        self.counts = Counts()
 
-
-class Counts:
+def gate_settings(
+    name: object, make: Callable[[], S], *, first: str, on: object = None, classify: object = None
+) -> S:
     """
-    How calls fared at a gate, in this process.
+    Make a gate's settings with *make*, as `all_right` does.
 
-    Attributes:
-        acquired: Admitted at once.
-        waited: Admitted after waiting.
-        rejected: Refused at once.
-        timed_out: Gave up waiting.
-        cancelled: Cancelled while waiting.
+    What stands in the place of the name, and is none, was often meant for something else: the problem
+    then says how to write it. *first* is the setting that a number in that place was most likely meant for.
+
+    Raises:
+        ConfigError: What is wrong with the settings, and with what every policy takes, in one list.
 
     """
+    try:
+        return all_right(name, make, on=on, classify=classify)
+    except ConfigError as error:
+        problems = [_hinting(problem, error.subject, first) for problem in error.problems]
+        raise ConfigError(error.subject, problems) from None
 
-    __slots__ = ("acquired", "cancelled", "rejected", "timed_out", "waited")
 
-    def __init__(self) -> None:
-        self.acquired = self.waited = self.rejected = self.timed_out = self.cancelled = 0
-
-    def add(self, ending: str) -> None:
-        """Count one more of the kind named *ending*."""
-        setattr(self, ending, getattr(self, ending) + 1)
+def _hinting(problem: Problem, subject: str, first: str) -> Problem:
+    if problem.setting != "name" or isinstance(problem.value, str):
+        return problem
+    meant = f"@{subject}(), with parentheses" if callable(problem.value) else f"{subject}({first}=...)"
+    return Problem("name", problem.value, f"{problem.rule} (write {meant})")

@@ -48,6 +48,12 @@ class Line:
                 return
             self.permits -= self._waiters.pop(first)
 
+    def wake_all(self) -> None:
+        """Let everybody look again, since what they wait for has changed. See `wake_first`."""
+        for waiter in tuple(self._waiters):
+            if not waiter.wake():
+                self.permits -= self._waiters.pop(waiter)
+
     def clear(self) -> None:
         """Forget everybody: after a fork they are threads of another process."""
         self._waiters.clear()

@@ -18,10 +18,12 @@ to do, and otherwise grows by one if it was in use::
                 self.limit += 1
 """
 
+from typing import NamedTuple
+
 from resilience._core.check import Check
 from resilience.typing import Limit, Sample, Seconds
 
-__all__ = ["FixedLimit", "Limit", "Sample"]
+__all__ = ["FixedLimit", "Limit", "Sample", "Terms", "terms_of"]
 
 
 class FixedLimit:
@@ -51,3 +53,24 @@ class FixedLimit:
 
     def on_sample(self, sample: Sample) -> None:
         """Learn nothing."""
+
+
+class Terms(NamedTuple):
+    """
+    What a limit said when it was asked.
+
+    Attributes:
+        source: The limit.
+        limit: How many calls may run at once.
+        window: Seconds that a sample covers, or None for no samples.
+
+    """
+
+    source: Limit
+    limit: float
+    window: Seconds | None
+
+
+def terms_of(source: Limit) -> Terms:
+    """Ask a limit for its terms. It may be a user's, and raise anything."""
+    return Terms(source, source.limit, source.window)

@@ -21,7 +21,7 @@ is noted as well, after the place was taken and when the call ended well::
     cell.good += 1
     cell.seconds += took
     if took < cell.shortest: cell.shortest = took
-    if now >= bulkhead.window_end: ...          # take_sample(), hand it to the limit, and resize()
+    if now >= bulkhead.window_end: ...          # take_sample(), hand it to the limit, resize(), set_window()
 
 Waiting in line is not done here: whoever waits asks again when a place is free and its turn has come.
 """
@@ -31,7 +31,7 @@ from typing import Final
 
 from resilience._core.check import is_finite
 from resilience._core.permit import NEVER, Refusal
-from resilience.concurrency_limiter._limit import Limit, Sample
+from resilience.concurrency_limiter._limit import Limit, Sample, Terms, terms_of
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
 from resilience.outcome import Verdict
 from resilience.typing import Seconds
@@ -89,8 +89,9 @@ class Bulkhead:
     Every instant that is passed in is one of the monotonic clock, in seconds; one that is earlier
     than the latest seen counts as that one.
 
-    The limit itself is not asked for anything here, since it may be a user's. The policy hands on what
-    `take_sample` returns, outside its lock, and then calls `resize`.
+    The limit itself is asked only when the machine is made: it may be a user's, and the policy holds a
+    lock. The policy hands on what `take_sample` returns, outside its lock, and then calls `resize` and
+    `set_window`.
 
     Attributes:
         settings: The settings in force.
@@ -102,9 +103,11 @@ class Bulkhead:
     """
 
     __slots__ = (
+        "_began",
         "_ended",
         "_marks",
         "_now",
+        "_window",
         "acquired",
         "cell",
         "settings",
@@ -114,11 +117,13 @@ class Bulkhead:
 
     def __init__(self, settings: ConcurrencyLimiterSettings, now: Seconds) -> None:
         self.settings = settings
-        self.source: Limit = settings.make_limit()
+        terms = terms_of(settings.make_limit())
+        self.source: Limit = terms.source
         self.acquired = 0
         self._now = now
         self.cell = Cell(1)
-        self.resize(self.source.limit)
+        self.resize(terms.limit)
+        self._window = terms.window
         self._begin_window()
 
     @property
@@ -216,14 +221,24 @@ class Bulkhead:
         if is_finite(limit):
             self.cell.limit = max(1, int(limit))
 
-    def configure(self, settings: ConcurrencyLimiterSettings, now: Seconds) -> None:
-        """Take new settings. Calls in flight go on; the same `Limit` object keeps what it learnt."""
+    def set_window(self, window: Seconds | None) -> None:
+        """
+        Let samples cover so much from now on, the one that has begun included; None for no more samples.
+
+        What is no finite number above 0 changes nothing.
+        """
+        if window is None or (is_finite(window) and window > 0):
+            self._window = window
+            self._end_window()
+
+    def configure(self, settings: ConcurrencyLimiterSettings, terms: Terms, now: Seconds) -> None:
+        """Take settings and their *terms*. Calls in flight go on; the same `Limit` keeps what it learnt."""
         self._advance(now)
         self.settings = settings
-        source = settings.make_limit()
-        if source is not self.source:
-            self.source = source
-            self.resize(source.limit)
+        if terms.source is not self.source:
+            self.source = terms.source
+            self.resize(terms.limit)
+            self._window = terms.window
             self._begin_window()
 
     def after_fork(self, now: Seconds) -> None:
@@ -239,8 +254,11 @@ class Bulkhead:
         self._ended = dict.fromkeys(FAILED, 0)
         cell.peak = cell.inflight
         cell.shortest = math.inf
-        window = self.source.window
-        self.window_end = math.inf if window is None else self._now + window
+        self._began = self._now
+        self._end_window()
+
+    def _end_window(self) -> None:
+        self.window_end = math.inf if self._window is None else self._began + self._window
 
     def _advance(self, now: Seconds) -> Seconds:
         self._now = max(self._now, now)

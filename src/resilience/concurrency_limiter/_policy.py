@@ -3,9 +3,9 @@
 from typing import Any
 
 from resilience import _clock
-from resilience._runtime.gate import Ask, Decision, Gate
-from resilience._runtime.policy import Traits, all_right
-from resilience.concurrency_limiter._limit import Limit, Sample
+from resilience._runtime.gate import Ask, Decision, Gate, gate_settings
+from resilience._runtime.policy import Traits
+from resilience.concurrency_limiter._limit import Limit, Sample, terms_of
 from resilience.concurrency_limiter._machine import Bulkhead
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
 from resilience.errors import ConcurrencyLimitedError
@@ -57,9 +57,10 @@ class ConcurrencyLimiter(Gate):
         on: ErrorMatch | None = None,
         classify: Classifier | None = None,
     ) -> None:
-        settings = all_right(
+        settings = gate_settings(
             name,
             lambda: ConcurrencyLimiterSettings(limit=limit, max_queue=max_queue, max_wait=max_wait),
+            first="limit",
             on=on,
             classify=classify,
         )
@@ -106,8 +107,9 @@ class ConcurrencyLimiter(Gate):
         return self.settings.max_queue
 
     def _configure(self, settings: ConcurrencyLimiterSettings) -> None:
+        terms = terms_of(settings.make_limit())  # outside the lock, because the limit may be a user's
         with self._lock:
-            self._bulkhead.configure(settings, _clock.monotonic())
+            self._bulkhead.configure(settings, terms, _clock.monotonic())
             self._line.wake_first()
 
     def _admit(self, now: Seconds, ask: Ask) -> Decision:  # noqa: ARG002  # a call takes one place
@@ -144,7 +146,7 @@ class ConcurrencyLimiter(Gate):
         # Outside the lock, because the limit may be a user's.
         try:
             source.on_sample(sample)
-            wanted = source.limit
+            wanted, window = source.limit, source.window
         except Exception as error:  # noqa: BLE001  # a limit that cannot learn does not break the call it watches
             details = {"error.type": type(error).__qualname__}
             emit("resilience.concurrency_limiter.limit_failed", self.name, details)
@@ -154,6 +156,7 @@ class ConcurrencyLimiter(Gate):
                 return
             before = self._bulkhead.limit
             self._bulkhead.resize(wanted)
+            self._bulkhead.set_window(window)
             after = self._bulkhead.limit
             self._line.wake_first()
         if after != before:

@@ -1,9 +1,11 @@
 """What a caller may set on a concurrency limiter."""
 
+import inspect
 from dataclasses import dataclass
 
 from resilience._core.check import Check, is_finite
 from resilience.concurrency_limiter._limit import FixedLimit, Limit
+from resilience.errors import shown
 from resilience.typing import Seconds
 
 
@@ -46,11 +48,20 @@ class ConcurrencyLimiterSettings:
 
     def _check_limit(self, check: Check) -> None:
         limit: object = self.limit
-        if not isinstance(limit, Limit):
-            rule = "must be a whole number >= 1 or a Limit"
-            holds = isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1
-            check.that(holds, "limit", limit, rule)
+        rule = "must be a whole number >= 1 or a Limit"
+        try:
+            if not isinstance(limit, Limit):
+                holds = isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1
+                check.that(holds, "limit", limit, rule)
+                return
+            start, window, learn = limit.limit, limit.window, limit.on_sample
+        except Exception as error:  # noqa: BLE001  # it may be a user's, and raise anything
+            check.that(False, "limit", limit, f"{rule} that can be read, not one that raises {shown(error)}")
             return
-        start, window = limit.limit, limit.window
+        if isinstance(limit, type):
+            check.that(False, "limit", limit, f"{rule}, not its class: write {limit.__name__}()")
+            return
         check.that(is_finite(start) and start >= 1, "limit.limit", start, "must be a number >= 1")
         check.seconds("limit.window", window, optional=True)
+        plain = callable(learn) and not inspect.iscoroutinefunction(learn)
+        check.that(plain, "limit.on_sample", learn, "must be a plain method: nobody would await it")

@@ -21,7 +21,7 @@ from typing import Final
 from resilience._core.gcra import tie, unspent, wait
 from resilience._core.permit import NEVER, Refusal
 from resilience.outcome import Verdict
-from resilience.rate_limiter._machine import RatePermit
+from resilience.rate_limiter._rule import RatePermit
 from resilience.rate_limiter._settings import RateLimiterSettings
 from resilience.typing import Seconds
 

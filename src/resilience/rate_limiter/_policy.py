@@ -1,22 +1,24 @@
 """At most so many calls per second."""
 
 from collections.abc import Callable, Hashable
-from types import TracebackType
-from typing import Any, NamedTuple, Self
 
 from resilience import _clock
 from resilience._core.permit import Refusal
 from resilience._runtime import drive
-from resilience._runtime.flow import Call
-from resilience._runtime.gate import Acquiring, Decision, Gate
-from resilience._runtime.line import Line
+from resilience._runtime.gate import Acquiring, Decision, gate_settings
 from resilience._runtime.permit import Guard, Permit, Rejection
-from resilience._runtime.policy import Traits, all_right
 from resilience.deadline import current_deadline
-from resilience.errors import Problem, RateLimitedError
-from resilience.outcome import Classifier, ErrorMatch, Verdict
-from resilience.rate_limiter._keyed import KeyedGcra, KeyedPermit
-from resilience.rate_limiter._machine import RateMachine, RatePermit, make_machine
+from resilience.outcome import Classifier, ErrorMatch
+from resilience.rate_limiter._ask import (
+    Ask,
+    check_key,
+    check_permits,
+    check_wait,
+)
+from resilience.rate_limiter._gate import RateGate
+from resilience.rate_limiter._keyed import KeyedGcra
+from resilience.rate_limiter._machine import RateMachine
+from resilience.rate_limiter._reservation import Reservation
 from resilience.rate_limiter._settings import Algorithm, RateLimiterSettings
 from resilience.typing import Seconds
 
@@ -24,14 +26,7 @@ KeyOf = Callable[..., Hashable]
 """Takes the arguments of a call and returns whose permits it spends."""
 
 
-class Ask(NamedTuple):
-    """What a call asks for: so many permits of so and so."""
-
-    permits: int = 1
-    key: Hashable = None
-
-
-class RateLimiter(Gate):
+class RateLimiter(RateGate):
     """
     Let at most *rate* calls start per *per* seconds; refuse the others, or let them wait in line.
 
@@ -67,10 +62,7 @@ class RateLimiter(Gate):
 
     """
 
-    __slots__ = ("_lines", "_machine", "_settings")
-
-    kind = "rate_limiter"
-    error = RateLimitedError
+    __slots__ = ()
 
     def __init__(
         self,
@@ -86,7 +78,7 @@ class RateLimiter(Gate):
         on: ErrorMatch | None = None,
         classify: Classifier | None = None,
     ) -> None:
-        settings = all_right(
+        settings = gate_settings(
             name,
             lambda: RateLimiterSettings(
                 rate=rate,
@@ -97,26 +89,11 @@ class RateLimiter(Gate):
                 key=key,
                 max_keys=max_keys,
             ),
+            first="rate",
             on=on,
             classify=classify,
         )
-        super().__init__(name, on=on, classify=classify)
-        self._settings = settings
-        now = _clock.monotonic()
-        self._machine: RateMachine | KeyedGcra = (
-            make_machine(self._settings, now) if key is None else KeyedGcra(self._settings, now)
-        )
-        self._lines: dict[Hashable, Line] = {}  # of keys for which somebody waits
-
-    @property
-    def settings(self) -> RateLimiterSettings:
-        """Its settings, frozen."""
-        return self._settings
-
-    @property
-    def traits(self) -> Traits:
-        """A gate that spends a permit."""
-        return Traits(waits=self._settings.max_wait, rank=2)
+        super().__init__(settings, name, on=on, classify=classify)
 
     # By hand
 
@@ -133,6 +110,7 @@ class RateLimiter(Gate):
 
         Raises:
             ValueError: So many permits can never be had.
+            TypeError: There is a *key* too many or too few, or it is not hashable.
 
         """
         return self._ask(self._checked(permits, key))
@@ -144,12 +122,14 @@ class RateLimiter(Gate):
         Args:
             permits: How many permits it needs, 1 to the burst.
             key: Whose permits, if the limiter keeps keys apart.
-            max_wait: Seconds to wait at most, >= 0. Default: the limiter's own.
+            max_wait: Seconds to wait at most, finite and >= 0. Default None: the limiter's own.
 
         Raises:
             RateLimitedError: The wait would be longer; known, and raised, at once.
             DeadlineExceededError: The caller's deadline passed in line.
-            ValueError: So many permits can never be had.
+            ValueError: So many permits can never be had, be it since the burst was lowered while it
+                waited; or *max_wait* is no such length of time.
+            TypeError: There is a *key* too many or too few, or it is not hashable.
 
         """
         permit = Permit(self)
@@ -168,7 +148,7 @@ class RateLimiter(Gate):
         """Guard a block whose body runs once, spending *permits* of *key*: see `Gate.guard`."""
         return Guard(self, self._checked(permits, key))
 
-    def reserve(self, permits: int = 1) -> "Reservation | Rejection":
+    def reserve(self, permits: int = 1) -> Reservation | Rejection:
         """
         Book permits for as soon as there are enough, and say when that is.
 
@@ -200,9 +180,20 @@ class RateLimiter(Gate):
         return Reservation(self, permit)
 
     def remaining(self, *, key: Hashable = None) -> int:
-        """Return how many permits could be had now."""
+        """
+        Return how many permits could be had now.
+
+        Args:
+            key: Whose permits, if the limiter keeps keys apart.
+
+        Raises:
+            TypeError: There is a *key* too many or too few, or it is not hashable.
+
+        """
+        machine = self._machine
+        check_key(self.name, key, keyed=isinstance(machine, KeyedGcra))
         with self._lock:
-            now, machine = _clock.monotonic(), self._machine
+            now = _clock.monotonic()
             return machine.remaining(key, now) if isinstance(machine, KeyedGcra) else machine.remaining(now)
 
     @property
@@ -213,150 +204,18 @@ class RateLimiter(Gate):
             return not self._line and isinstance(machine, RateMachine) and machine.is_idle(_clock.monotonic())
 
     def _checked(self, permits: int, key: Hashable) -> Ask:
-        most = self._machine.capacity
-        if not isinstance(permits, int) or isinstance(permits, bool) or not 1 <= permits <= most:
-            rule = f"must be a whole number from 1 to {most}, the burst of {self.name!r}"
-            msg = f"permits {rule}, got {permits!r}"
-            raise ValueError(msg)
-        if key is None and isinstance(self._machine, KeyedGcra):
-            msg = f"{self.name!r} keeps keys apart: say which with key="
-            raise TypeError(msg)
+        machine = self._machine
+        check_permits(self.name, permits, machine.capacity)
+        check_key(self.name, key, keyed=isinstance(machine, KeyedGcra))
         return Ask(permits, key)
 
     def _acquiring(self, permit: Permit, permits: int, key: Hashable, max_wait: Seconds | None) -> Acquiring:
         ask = self._checked(permits, key)
-        if max_wait is None:
-            max_wait = self._max_wait
-        elif not max_wait >= 0:
-            msg = f"max_wait must be >= 0, got {max_wait!r}"
-            raise ValueError(msg)
-        return self._acquire(ask, max_wait, current_deadline(), permit)
+        longest = self._max_wait if max_wait is None else check_wait(max_wait)
+        return self._acquire(ask, longest, current_deadline(), permit)
 
     def _admitted(self, permit: Permit, decision: Decision) -> Permit:
         if isinstance(decision, Refusal):
             raise self._refused(decision)
         permit.begin()
         return permit
-
-    # What a gate supplies
-
-    @property
-    def _max_wait(self) -> Seconds:
-        return self._settings.max_wait
-
-    def obstacles(self, settings: RateLimiterSettings) -> list[Problem]:
-        """Return why the settings cannot be taken: another rule counts in another state."""
-        before, problems = self._settings, list[Problem]()
-        if settings.algorithm != before.algorithm:
-            rule = f"must stay {before.algorithm!r}: make a new limiter"
-            problems.append(Problem("algorithm", settings.algorithm, rule))
-        if (settings.key is None) != (before.key is None):
-            rule = "must stay given, or stay None: make a new limiter"
-            problems.append(Problem("key", settings.key, rule))
-        return problems
-
-    def _configure(self, settings: RateLimiterSettings) -> None:
-        with self._lock:
-            self._machine.configure(settings, _clock.monotonic())
-            self._settings = settings
-            for line in (self._line, *self._lines.values()):
-                line.wake_first()
-
-    def _ask_of(self, call: Call) -> Ask:
-        key_of = self._settings.key
-        if key_of is None:
-            return ANY
-        key = key_of(*call.args, **call.kwargs)
-        try:
-            hash(key)
-        except TypeError as error:
-            msg = f"key= of {self.name!r} returned {key!r}, which is not hashable"
-            raise TypeError(msg) from error
-        return Ask(1, key)
-
-    def _admit(self, now: Seconds, ask: Ask) -> Decision:
-        machine = self._machine
-        if isinstance(machine, KeyedGcra):
-            return machine.admit(ask.key, now, ask.permits)
-        return machine.admit(now, ask.permits)
-
-    def _settle(
-        self,
-        token: Any,
-        verdict: Verdict,
-        now: Seconds,
-        started: Seconds,  # noqa: ARG002  # a permit is spent at the start
-        retry_after: Seconds | None,  # noqa: ARG002  # a rate that is set does not follow the server
-    ) -> None:
-        self._machine.settle(token, verdict, now)
-
-    def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:  # noqa: ARG002  # either way
-        self._machine.release(token, now)
-
-    def _wait_for(self, now: Seconds, ask: Ask, ahead: int) -> Seconds | None:
-        machine = self._machine
-        if isinstance(machine, KeyedGcra):
-            return machine.wait_for(ask.key, now, ask.permits, ahead)
-        return machine.wait_for(now, ask.permits, ahead)
-
-    def _weight(self, ask: Ask) -> int:
-        return ask.permits
-
-    def _line_of(self, ask: Ask, *, join: bool = False) -> Line:
-        if not isinstance(self._machine, KeyedGcra):
-            return self._line
-        line = self._lines.get(ask.key)
-        if line is not None:
-            return line
-        if not join:
-            return _NOBODY
-        return self._lines.setdefault(ask.key, Line())
-
-    def _line_left(self, ask: Ask) -> None:
-        if ask.key in self._lines and not self._lines[ask.key]:
-            del self._lines[ask.key]
-
-    def _line_for(self, token: Any) -> Line:
-        return self._lines.get(token.key, _NOBODY) if isinstance(token, KeyedPermit) else self._line
-
-    def _after_fork(self) -> None:
-        super()._after_fork()
-        self._lines.clear()
-        self._machine.after_fork(_clock.monotonic())
-
-
-ANY = Ask()
-_NOBODY = Line()
-
-
-class Reservation:
-    """
-    Permits booked ahead of time. Wait *wait* seconds, then make the call.
-
-    Attributes:
-        wait: Seconds from the booking until the permits may be used.
-
-    """
-
-    __slots__ = ("_limiter", "_permit", "wait")
-
-    def __init__(self, limiter: RateLimiter, permit: RatePermit) -> None:
-        self._limiter = limiter
-        self._permit = permit
-        self.wait = permit.wait
-
-    def cancel(self) -> None:
-        """Give back what is still unspent, if nobody has booked behind it. Twice is once."""
-        limiter = self._limiter
-        with limiter._lock:  # its own limiter
-            limiter._release(self._permit, _clock.monotonic(), cancelled=True)  # its own limiter
-            limiter._line.wake_first()  # its own limiter
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self.cancel()

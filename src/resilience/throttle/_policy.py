@@ -1,13 +1,15 @@
 """Stop asking a dependency for more than it accepts."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from resilience import _clock
+from resilience._core.check import Check
 from resilience._runtime.flow import Call
-from resilience._runtime.gate import Ask, Decision, Gate
-from resilience._runtime.policy import Traits, all_right
-from resilience.errors import LoadShedError
+from resilience._runtime.gate import Ask, Decision, Gate, gate_settings
+from resilience._runtime.policy import Traits
+from resilience.errors import ConfigError, LoadShedError
 from resilience.events import emit
 from resilience.outcome import Classifier, ErrorMatch, Verdict
 from resilience.priority import Priority, current_priority, priority_of
@@ -41,7 +43,8 @@ class AdaptiveThrottle(Gate):
         sampling_duration: Seconds of history the rule is applied to. Default 5.0.
         on: Errors that count as not accepted: a type, a tuple of types, or a predicate.
         classify: Judge of outcomes, in place of *on*.
-        rng: Where chance comes from. Default: the process's own generator.
+        rng: Where chance comes from: anything with a method ``random()``. Default None: the process's
+            own generator.
 
     Raises:
         ConfigError: A setting is wrong, see `AdaptiveThrottleSettings`; every problem is listed.
@@ -72,19 +75,23 @@ class AdaptiveThrottle(Gate):
         classify: Classifier | None = None,
         rng: Random | None = None,
     ) -> None:
-        settings = all_right(
+        settings = gate_settings(
             name,
-            lambda: AdaptiveThrottleSettings(
-                k=k,
-                floor=floor,
-                minimum_throughput=minimum_throughput,
-                sampling_duration=sampling_duration,
+            lambda: _checked(
+                rng,
+                lambda: AdaptiveThrottleSettings(
+                    k=k,
+                    floor=floor,
+                    minimum_throughput=minimum_throughput,
+                    sampling_duration=sampling_duration,
+                ),
             ),
+            first="k",
             on=on,
             classify=classify,
         )
         super().__init__(name, on=on, classify=classify)
-        self._random = rng or random
+        self._random: Random = random if rng is None else rng
         self._throttle = Throttle(
             settings,
             _clock.monotonic(),
@@ -163,3 +170,16 @@ class AdaptiveThrottle(Gate):
     def _after_fork(self) -> None:
         super()._after_fork()
         self._throttle.after_fork(_clock.monotonic())
+
+
+def _checked(rng: object, make: Callable[[], AdaptiveThrottleSettings]) -> AdaptiveThrottleSettings:
+    """Make the settings, and check *rng*, which stands beside them, for the same list."""
+    check = Check("AdaptiveThrottle")
+    holds = rng is None or callable(getattr(rng, "random", None))
+    check.that(holds, "rng", rng, "must have a method random(), as random.Random has, or be None")
+    try:
+        settings = make()
+    except ConfigError as error:
+        raise ConfigError(error.subject, [*error.problems, *check.problems]) from None
+    check.done()
+    return settings

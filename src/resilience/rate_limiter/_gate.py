@@ -1,0 +1,149 @@
+"""A rate limiter as a gate: what it asks its machine, and who waits for which permits."""
+
+from collections.abc import Hashable
+from typing import Any
+
+from resilience import _clock
+from resilience._runtime.flow import Call
+from resilience._runtime.gate import Decision, Gate
+from resilience._runtime.line import Line
+from resilience._runtime.policy import Traits
+from resilience.errors import Problem, RateLimitedError, shown
+from resilience.outcome import Classifier, ErrorMatch, Verdict
+from resilience.rate_limiter._ask import ANY, Ask, check_hashable, impossible
+from resilience.rate_limiter._keyed import OVERFLOW, KeyedGcra, KeyedPermit
+from resilience.rate_limiter._machine import RateMachine, make_machine
+from resilience.rate_limiter._settings import RateLimiterSettings
+from resilience.typing import Seconds
+
+_NOBODY = Line()
+
+
+class RateGate(Gate):
+    """
+    What a gate supplies, for one machine or one that keeps keys apart.
+
+    Without keys there is one line; with them there is one for each key for which somebody waits.
+    """
+
+    __slots__ = ("_lines", "_machine", "_settings")
+
+    kind = "rate_limiter"
+    error = RateLimitedError
+
+    def __init__(
+        self,
+        settings: RateLimiterSettings,
+        name: str | None,
+        *,
+        on: ErrorMatch | None = None,
+        classify: Classifier | None = None,
+    ) -> None:
+        super().__init__(name, on=on, classify=classify)
+        self._settings = settings
+        now = _clock.monotonic()
+        self._machine: RateMachine | KeyedGcra = (
+            make_machine(settings, now) if settings.key is None else KeyedGcra(settings, now)
+        )
+        self._lines: dict[Hashable, Line] = {}  # of keys for which somebody waits
+
+    @property
+    def settings(self) -> RateLimiterSettings:
+        """Its settings, frozen."""
+        return self._settings
+
+    @property
+    def traits(self) -> Traits:
+        """A gate that spends a permit."""
+        return Traits(waits=self._settings.max_wait, rank=2)
+
+    @property
+    def _max_wait(self) -> Seconds:
+        return self._settings.max_wait
+
+    def obstacles(self, settings: RateLimiterSettings) -> list[Problem]:
+        """Return why the settings cannot be taken: another rule counts in another state."""
+        before, problems = self._settings, list[Problem]()
+        if settings.algorithm != before.algorithm:
+            rule = f"must stay {before.algorithm!r}: make a new limiter"
+            problems.append(Problem("algorithm", settings.algorithm, rule))
+        if (settings.key is None) != (before.key is None):
+            rule = "must stay given, or stay None: make a new limiter"
+            problems.append(Problem("key", settings.key, rule))
+        return problems
+
+    def _configure(self, settings: RateLimiterSettings) -> None:
+        with self._lock:
+            self._machine.configure(settings, _clock.monotonic())
+            self._settings = settings
+            # Not the first alone: those who wait for more than the new burst are refused now.
+            for line in (self._line, *self._lines.values()):
+                line.wake_all()
+
+    def _ask_of(self, call: Call) -> Ask:
+        key_of = self._settings.key
+        if key_of is None:
+            return ANY
+        key = key_of(*call.args, **call.kwargs)
+        check_hashable(key, f"key= of {self.name!r} returned {shown(key)}, which is not hashable")
+        return Ask(1, key)
+
+    def _admit(self, now: Seconds, ask: Ask) -> Decision:
+        machine = self._machine
+        if isinstance(machine, KeyedGcra):
+            return machine.admit(ask.key, now, ask.permits)
+        return machine.admit(now, ask.permits)
+
+    def _settle(
+        self,
+        token: Any,
+        verdict: Verdict,
+        now: Seconds,
+        started: Seconds,  # noqa: ARG002  # a permit is spent at the start
+        retry_after: Seconds | None,  # noqa: ARG002  # a rate that is set does not follow the server
+    ) -> None:
+        self._machine.settle(token, verdict, now)
+
+    def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:  # noqa: ARG002  # either way
+        self._machine.release(token, now)
+
+    def _wait_for(self, now: Seconds, ask: Ask, ahead: int) -> Seconds | None:
+        machine = self._machine
+        if isinstance(machine, KeyedGcra):
+            return machine.wait_for(ask.key, now, ask.permits, ahead)
+        return machine.wait_for(now, ask.permits, ahead)
+
+    def _hopeless(self, ask: Ask) -> Exception | None:
+        most = self._machine.capacity
+        return None if ask.permits <= most else impossible(self.name, ask.permits, most)
+
+    def _weight(self, ask: Ask) -> int:
+        return ask.permits
+
+    def _line_of(self, ask: Ask, *, join: bool = False) -> Line:
+        if not isinstance(self._machine, KeyedGcra):
+            return self._line
+        line = self._lines.get(ask.key)
+        if line is not None:
+            return line
+        if not join:
+            return _NOBODY
+        return self._lines.setdefault(ask.key, Line())
+
+    def _line_left(self, ask: Ask) -> None:
+        if ask.key in self._lines and not self._lines[ask.key]:
+            del self._lines[ask.key]
+
+    def _wake_for(self, token: Any) -> None:
+        if not isinstance(token, KeyedPermit):
+            self._line.wake_first()
+        elif token.key is not OVERFLOW:
+            self._lines.get(token.key, _NOBODY).wake_first()
+        else:  # nobody knows which of the keys share the permit that came back
+            for line in self._lines.values():
+                line.wake_first()
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._lines.clear()
+        self._machine.after_fork(_clock.monotonic())
