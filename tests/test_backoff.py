@@ -53,9 +53,15 @@ KINDS = [
 each_kind = pytest.mark.parametrize("backoff", KINDS, ids=lambda kind: type(kind).__name__)
 
 
+def at_least(base: float, cap: float | None) -> float | None:
+    """A cap that goes with *base*."""
+    return None if cap is None else max(base, cap)
+
+
 @st.composite
 def backoffs(draw: st.DrawFn) -> Backoff:
-    base, cap, factor = draw(SECONDS), draw(CAPS), draw(FACTORS)
+    base, factor = draw(SECONDS), draw(FACTORS)
+    cap = at_least(base, draw(CAPS))
     steady = st.one_of(
         st.just(constant(base)),
         st.just(linear(base, step=draw(st.none() | SECONDS), cap=cap)),
@@ -66,7 +72,7 @@ def backoffs(draw: st.DrawFn) -> Backoff:
         st.just(full_jitter(base, cap=cap, factor=factor)),
         st.just(equal_jitter(base, cap=cap, factor=factor)),
         steady.map(lambda around: proportional_jitter(around, share=0.2)),
-        st.just(decorrelated_jitter(base, cap=None if cap is None else max(base, cap))),
+        st.just(decorrelated_jitter(base, cap=cap)),
         st.just(smooth_jitter(base, cap=cap)),
     )
     return draw(steady | jittered)
@@ -113,6 +119,7 @@ def test_concurrent_calls_do_not_see_each_other(backoff: Backoff, draws: list[fl
 def test_without_jitter_delays_never_shrink(
     base: float, cap: float | None, factor: float, retry: int
 ) -> None:
+    cap = at_least(base, cap)
     for backoff in (constant(base), linear(base, cap=cap), exponential(base, factor=factor, cap=cap)):
         assert backoff.before(retry, 0.0) <= backoff.before(retry + 1, 0.0)
 
@@ -155,7 +162,9 @@ def test_a_constant_delay_does_not_change() -> None:
 
 def test_retry_3_a_linear_delay_grows_by_its_base_up_to_the_cap() -> None:
     assert delays_of(linear(2.0, cap=None), 0.0, 0.0, 0.0) == [2.0, 4.0, 6.0]
-    assert delays_of(linear(2.0, cap=0.123), 0.0, 0.0, 0.0) == [0.123, 0.123, 0.123]
+    assert delays_of(linear(0.123, cap=0.123), 0.0, 0.0, 0.0) == [0.123, 0.123, 0.123]
+    with pytest.raises(ConfigError, match="cap must be >= base"):
+        linear(2.0, cap=0.123)  # Polly cuts every delay; here the contradiction is an error
 
 
 def test_a_linear_delay_grows_by_its_own_step() -> None:
@@ -189,6 +198,7 @@ def test_a_sequence_ends_with_its_last_delay() -> None:
 def test_full_jitter_reaches_from_nothing_to_the_capped_delay(
     base: float, cap: float | None, factor: float, retry: int
 ) -> None:
+    cap = at_least(base, cap)
     whole = exponential(base, cap=cap, factor=factor).before(retry, 0.0)
     jittered = full_jitter(base, cap=cap, factor=factor)
     assert jittered.before(retry, 0.0) == 0.0
@@ -200,6 +210,7 @@ def test_full_jitter_reaches_from_nothing_to_the_capped_delay(
 def test_equal_jitter_reaches_from_half_to_the_capped_delay(
     base: float, cap: float | None, factor: float, retry: int
 ) -> None:
+    cap = at_least(base, cap)
     whole = exponential(base, cap=cap, factor=factor).before(retry, 0.0)
     jittered = equal_jitter(base, cap=cap, factor=factor)
     assert jittered.before(retry, 0.0) == whole / 2
@@ -431,11 +442,17 @@ def test_jitter_around_jitter_is_refused(around: object) -> None:
         proportional_jitter(around)
 
 
-def test_a_cap_below_the_base_is_refused_where_the_base_is_the_least() -> None:
-    with pytest.raises(ConfigError, match="cap must be >= base"):
-        decorrelated_jitter(base=1.0, cap=0.5)
-    assert decorrelated_jitter(base=1.0, cap=1.0).start().before(1, 0.9) == 1.0
-    assert full_jitter(base=1.0, cap=0.5).before(1, 0.5) == 0.25
+@pytest.mark.parametrize(
+    "kind", [linear, exponential, full_jitter, equal_jitter, decorrelated_jitter, smooth_jitter]
+)
+def test_a_cap_below_the_base_is_refused(kind: type) -> None:
+    with pytest.raises(ConfigError, match=r"cap must be >= base \(1\)") as caught:
+        kind(base=1.0, cap=0.5)
+    assert [problem.setting for problem in caught.value.problems] == ["cap"]
+    with pytest.raises(ConfigError, match=r"cap must be >= base \(3\)"):
+        kind(base=3.0)  # the default cap
+    assert kind(base=1.0, cap=1.0).start().before(1, 0.9) <= 1.0
+    assert kind(base=3.0, cap=None).cap is None
 
 
 def test_computed_refuses_what_cannot_be_called_and_what_is_no_backoff() -> None:

@@ -10,16 +10,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from resilience._core.permit import Refusal
 from resilience._core.window import Cell
-from resilience.circuit_breaker._machine import (
-    CELLS_KEPT,
-    TRANSITIONS_KEPT,
-    Circuit,
-    CircuitState,
-    Probe,
-    Reason,
-    Transition,
-)
+from resilience.circuit_breaker._history import CELLS_KEPT, TRANSITIONS_KEPT
+from resilience.circuit_breaker._machine import Circuit
+from resilience.circuit_breaker._probes import Probe
 from resilience.circuit_breaker._settings import Break, CircuitBreakerSettings
+from resilience.circuit_breaker._state import CircuitState, Reason, Transition
 from resilience.errors import ConfigError
 from resilience.outcome import Verdict
 
@@ -73,7 +68,7 @@ class Scene:
 
     def why(self):
         """Return the last transition that was not reported yet."""
-        return self.circuit.drain()[-1]
+        return self.circuit.history.drain()[-1]
 
 
 def tripping(**settings):
@@ -431,7 +426,7 @@ def test_a_callable_may_change_the_circuit_that_asks_it():
     scene = tripping(break_duration=plan)
     scene.call(BAD)
     assert scene.state is ISOLATED
-    assert [t.state for t in scene.circuit.drain()] == [ISOLATED]
+    assert [t.state for t in scene.circuit.history.drain()] == [ISOLATED]
 
 
 # Throttled
@@ -833,7 +828,7 @@ def test_isolation_lasts_until_the_last_order_is_taken_back():
     assert scene.state is ISOLATED
     scene.circuit.end_isolation(scene.now)
     assert scene.state is CLOSED
-    assert scene.circuit.transitions == {(CLOSED, ISOLATED): 1, (ISOLATED, CLOSED): 1}
+    assert scene.circuit.history.transitions == {(CLOSED, ISOLATED): 1, (ISOLATED, CLOSED): 1}
 
 
 def test_taking_back_an_order_that_was_not_given_changes_nothing():
@@ -841,7 +836,7 @@ def test_taking_back_an_order_that_was_not_given_changes_nothing():
     scene.circuit.end_isolation(scene.now)
     scene.circuit.end_disabling(scene.now)
     scene.circuit.end_shadow()
-    assert (scene.state, scene.circuit.transitions) == (CLOSED, {})
+    assert (scene.state, scene.circuit.history.transitions) == (CLOSED, {})
     scene.circuit.isolate(scene.now)
     assert scene.state is ISOLATED
     scene.circuit.end_isolation(scene.now)
@@ -1011,7 +1006,7 @@ def test_a_reset_of_a_closed_circuit_forgets_its_window_and_calls_under_way():
     scene.settle(late, BAD)
     scene.call(BAD)
     assert scene.state is CLOSED
-    assert scene.circuit.transitions == {}
+    assert scene.circuit.history.transitions == {}
 
 
 @pytest.mark.parametrize(("order", "state"), [(Circuit.isolate, ISOLATED), (Circuit.disable, DISABLED)])
@@ -1063,7 +1058,7 @@ def test_whatever_comes_at_an_earlier_instant_happens_at_the_latest_seen(act, ex
     scene.call(BAD)
     scene.circuit.seconds(scene.now + 10.0)
     act(scene.circuit, scene.now)
-    for transition in scene.circuit.drain():
+    for transition in scene.circuit.history.drain():
         assert (transition.at, transition.retry_after) == (START + 10.0, expected)
     scene.wait(14.5)
     if expected is not None:
@@ -1129,7 +1124,7 @@ def test_no_good_result_is_lost_when_cells_are_folded():
         scene.call(GOOD)
         scene.circuit.reset(scene.now)
     assert scene.circuit.good == CELLS_KEPT + 5
-    assert len(scene.circuit._retired) == CELLS_KEPT
+    assert len(scene.circuit._good._retired) == CELLS_KEPT
 
 
 def test_a_late_result_is_counted_for_many_generations():
@@ -1150,17 +1145,21 @@ def test_transitions_are_counted_and_reported_once():
     scene = opened()
     scene.wait(5.0)
     scene.call(GOOD)
-    assert scene.circuit.has_news
-    assert scene.circuit.drain() == [
+    assert scene.circuit.history.has_news
+    assert scene.circuit.history.drain() == [
         Transition(CLOSED, OPEN, Reason.CONSECUTIVE_FAILURES, START, 5.0, Break(1, 1.0, 1)),
         Transition(OPEN, HALF_OPEN, Reason.BREAK_OVER, START + 5.0),
         Transition(HALF_OPEN, CLOSED, Reason.PROBES, START + 5.0),
     ]
-    assert not scene.circuit.has_news
-    assert scene.circuit.drain() == []
-    assert scene.circuit.transitions == {(CLOSED, OPEN): 1, (OPEN, HALF_OPEN): 1, (HALF_OPEN, CLOSED): 1}
+    assert not scene.circuit.history.has_news
+    assert scene.circuit.history.drain() == []
+    assert scene.circuit.history.transitions == {
+        (CLOSED, OPEN): 1,
+        (OPEN, HALF_OPEN): 1,
+        (HALF_OPEN, CLOSED): 1,
+    }
     scene.call(BAD)
-    assert scene.circuit.transitions[CLOSED, OPEN] == 2
+    assert scene.circuit.history.transitions[CLOSED, OPEN] == 2
 
 
 def test_transitions_that_nobody_asks_for_do_not_pile_up():
@@ -1168,8 +1167,8 @@ def test_transitions_that_nobody_asks_for_do_not_pile_up():
     for _ in range(TRANSITIONS_KEPT):
         scene.circuit.isolate(scene.now)
         scene.circuit.end_isolation(scene.now)
-    assert len(scene.circuit.drain()) == TRANSITIONS_KEPT
-    assert scene.circuit.transitions[CLOSED, ISOLATED] == TRANSITIONS_KEPT
+    assert len(scene.circuit.history.drain()) == TRANSITIONS_KEPT
+    assert scene.circuit.history.transitions[CLOSED, ISOLATED] == TRANSITIONS_KEPT
 
 
 def test_the_time_in_each_state_is_known():
@@ -1558,8 +1557,8 @@ def test_a_child_process_counts_from_zero():
     scene.wait(2.0)
     scene.circuit.after_fork(scene.now)
     circuit = scene.circuit
-    assert (circuit.rejected, circuit.spared, circuit.cancelled, circuit.transitions) == (0, 0, 0, {})
-    assert not circuit.has_news
+    assert (circuit.rejected, circuit.spared, circuit.cancelled, circuit.history.transitions) == (0, 0, 0, {})
+    assert not circuit.history.has_news
     assert sum(circuit.seconds(scene.now).values()) == 0.0
     assert scene.refused() == 3.0
 
@@ -1664,7 +1663,7 @@ def test_a_closed_circuit_is_restored_cold():
     scene.circuit.restore(snapshot, scene.now)
     scene.call(BAD)
     assert scene.state is CLOSED
-    assert scene.circuit.transitions == {}
+    assert scene.circuit.history.transitions == {}
 
 
 def test_an_open_circuit_is_closed_by_the_snapshot_of_a_closed_one():
@@ -1725,7 +1724,7 @@ def test_restoring_an_open_circuit_drops_what_was_in_flight():
     )
     assert scene.refused() == 9.0
     assert scene.circuit.cause is None
-    assert scene.circuit.transitions == {(CLOSED, OPEN): 1}
+    assert scene.circuit.history.transitions == {(CLOSED, OPEN): 1}
 
 
 @pytest.mark.parametrize(
@@ -2090,13 +2089,15 @@ class CircuitRules(RuleBasedStateMachine):
         expected, self.model.log = self.model.log, []
         for circuit in self.both:
             assert circuit.state is self.model.state
-            assert [(t.previous, t.state, t.reason, t.retry_after) for t in circuit.drain()] == expected
+            assert [
+                (t.previous, t.state, t.reason, t.retry_after) for t in circuit.history.drain()
+            ] == expected
             tally = {
                 GOOD: circuit.good, **circuit.ended, "rejected": circuit.rejected, "spared": circuit.spared,
                 "ignored": circuit.ignored, "cancelled": circuit.cancelled,
             }  # fmt: skip
             assert tally == {key: self.model.tally[key] for key in tally}
-            assert not (circuit.state is HALF_OPEN and len(circuit._leases) > 4)
+            assert not (circuit.state is HALF_OPEN and len(circuit._round._leases) > 4)
             assert (circuit.cell is None) or circuit.state in (CLOSED, DISABLED)
 
 

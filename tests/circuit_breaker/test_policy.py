@@ -1638,3 +1638,28 @@ def test_a_breaker_made_before_a_fake_clock_follows_it_as_well(runtime):
             assert await runtime.call(breaker, fetch) == "answer"
 
     runtime.run(body)
+
+
+class Zeros(list[float]):
+    """A source of chance that is false, being empty."""
+
+    draws = 0
+
+    def random(self) -> float:
+        self.draws += 1
+        return 0.0
+
+
+def test_a_source_of_chance_that_is_false_is_used_all_the_same():
+    chance = Zeros()
+    CircuitBreaker(rng=chance).call(int)
+    assert chance.draws > 0
+
+
+@pytest.mark.parametrize("wrong", [7, "dice", object(), 0])
+def test_what_has_no_random_method_is_refused_with_every_other_problem(wrong):
+    with pytest.raises(ConfigError, match=r"rng must have a random\(\) method or be None") as caught:
+        CircuitBreaker("", probes=0, rng=wrong)
+    assert [problem.setting for problem in caught.value.problems] == ["name", "probes", "rng"]
+    with pytest.raises(ConfigError, match="CircuitBreaker: rng must have"):
+        CircuitBreaker(rng=wrong)

@@ -94,7 +94,7 @@ def test_the_edges_of_each_range_belong_to_it(settings):
         ({"failure_ratio": 1.001}, "failure_ratio must be a number in (0, 1] or None, got 1.001"),
         ({"minimum_throughput": 0}, "minimum_throughput must be a whole number >= 1, got 0"),
         ({"sampling_duration": 0.0009}, "sampling_duration must be a finite number >= 0.001, got 0.0009"),
-        ({"sampling_calls": 0}, "sampling_calls must be a whole number >= 1 or None, got 0"),
+        ({"sampling_calls": 0}, "sampling_calls must be a whole number >= 1 and <= 1000000 or None, got 0"),
         ({"consecutive_failures": 0}, "consecutive_failures must be a whole number >= 1 or None, got 0"),
         (
             {"slow_call_duration": 0},
@@ -170,3 +170,11 @@ def test_one_error_lists_every_problem_in_the_order_of_the_settings():
 
 def test_a_break_is_a_plain_value():
     assert Break(1, 0.5, 3) == Break(attempt=1, failure_ratio=0.5, failures=3, retry_after=None)
+
+
+def test_a_window_of_calls_has_a_largest_size():
+    assert CircuitBreakerSettings(sampling_calls=1_000_000).sampling_calls == 1_000_000
+    with pytest.raises(
+        ConfigError, match=r"sampling_calls must be a whole number >= 1 and <= 1000000 or None"
+    ):
+        CircuitBreakerSettings(sampling_calls=1_000_001)

@@ -24,8 +24,9 @@ from resilience import _clock, backoff
 from resilience._core.permit import Refusal
 from resilience._core.window import CountWindow, TimeWindow
 from resilience._runtime.flow import Call, Sleep
-from resilience.circuit_breaker._machine import Circuit, CircuitState
+from resilience.circuit_breaker._machine import Circuit
 from resilience.circuit_breaker._settings import CircuitBreakerSettings
+from resilience.circuit_breaker._state import CircuitState
 from resilience.concurrency_limiter._machine import Bulkhead, Slot
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
 from resilience.deadline import decode_nanoseconds, encode_nanoseconds
@@ -35,15 +36,12 @@ from resilience.rate_limiter._machine import FixedWindow, Gcra
 from resilience.rate_limiter._settings import RateLimiterSettings
 from resilience.retry import Retry
 from resilience.retry_budget import RetryBudget
-from resilience.retry_budget._machine import (
-    SLICES,
-    TOKEN,
-    GrpcBudget,
-    InflightBudget,
-    RatioBudget,
-    RefundBudget,
-)
+from resilience.retry_budget._grpc import GrpcBudget
+from resilience.retry_budget._inflight import InflightBudget
+from resilience.retry_budget._ratio import SLICES, RatioBudget
+from resilience.retry_budget._refund import RefundBudget
 from resilience.retry_budget._settings import GrpcSettings, InflightSettings, RatioSettings, RefundSettings
+from resilience.retry_budget._tokens import TOKEN
 from resilience.throttle import rejection_probability
 
 A = TypeVar("A", bound=type)
@@ -586,7 +584,7 @@ class ConsecutiveFailures:
 
     def failure(self) -> Report:
         self._call(Verdict.BAD)
-        return {"trip": next((change.retry_after for change in self.circuit.drain()), None)}
+        return {"trip": next((change.retry_after for change in self.circuit.history.drain()), None)}
 
     def success(self) -> Report:
         self._call(Verdict.GOOD)
@@ -595,7 +593,7 @@ class ConsecutiveFailures:
     def revived(self) -> Report:
         self.now += self.circuit.settings.max_break_duration
         self._call(Verdict.GOOD)  # the probe
-        self.circuit.drain()
+        self.circuit.history.drain()
         return {"trip": None}
 
     def _call(self, verdict: Verdict) -> None:

@@ -479,7 +479,7 @@ def test_a_refusal_that_on_names_is_retried_even_if_the_call_must_not_be_made_tw
     [
         (constant(0.5), [0.5, 0.5, 0.5]),
         (linear(2.0, cap=None), [2.0, 4.0, 6.0]),
-        (linear(2.0, cap=0.123), [0.123, 0.123, 0.123]),
+        (linear(0.123, cap=0.123), [0.123, 0.123, 0.123]),
         (exponential(1.0, cap=None), [1.0, 2.0, 4.0]),
         (exponential(1.0, cap=3.0), [1.0, 2.0, 3.0]),
         (sequence(0.1, 0.7), [0.1, 0.7, 0.7]),
@@ -1867,3 +1867,30 @@ def test_an_attempt_that_sleeps_by_the_packages_clock_needs_no_real_time(runtime
         await gives_up(runtime, retrying(), fetch)
 
     runtime.run(body)
+
+
+class Zeros(list[float]):
+    """A source of chance that is false, being empty."""
+
+    draws = 0
+
+    def random(self) -> float:
+        self.draws += 1
+        return 0.0
+
+
+def test_a_source_of_chance_that_is_false_is_used_all_the_same():
+    chance = Zeros()
+    retry = Retry(attempts=2, backoff=full_jitter(), budget=None, rng=chance)
+    with pytest.raises(ConnectionError):
+        retry.call(raising(ConnectionError()))
+    assert chance.draws == 1
+
+
+@pytest.mark.parametrize("wrong", [7, "dice", object(), 0])
+def test_what_has_no_random_method_is_refused_with_every_other_problem(wrong):
+    with pytest.raises(ConfigError, match=r"rng must have a random\(\) method or be None") as caught:
+        Retry("", attempts=0, rng=wrong)
+    assert [problem.setting for problem in caught.value.problems] == ["name", "attempts", "rng"]
+    with pytest.raises(ConfigError, match="Retry: rng must have"):
+        Retry(rng=wrong)

@@ -11,16 +11,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from resilience.errors import ConfigError
 from resilience.outcome import Verdict
-from resilience.retry_budget._machine import (
-    SLICES,
-    TOKEN,
-    BudgetMachine,
-    GrpcBudget,
-    InflightBudget,
-    RatioBudget,
-    RefundBudget,
-    machine_for,
-)
+from resilience.retry_budget._grpc import GrpcBudget
+from resilience.retry_budget._inflight import InflightBudget
+from resilience.retry_budget._machine import BudgetMachine, machine_for
+from resilience.retry_budget._ratio import SLICES, RatioBudget
+from resilience.retry_budget._refund import RefundBudget
 from resilience.retry_budget._settings import (
     BudgetSettings,
     GrpcSettings,
@@ -28,6 +23,7 @@ from resilience.retry_budget._settings import (
     RatioSettings,
     RefundSettings,
 )
+from resilience.retry_budget._tokens import TOKEN
 
 BAD, TIMED_OUT, THROTTLED, IGNORED = Verdict.BAD, Verdict.TIMED_OUT, Verdict.THROTTLED, Verdict.IGNORED
 FAMILIES = [RatioSettings(), RefundSettings(), GrpcSettings(), InflightSettings()]

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import inspect
+import math
 import os
 import sys
 import threading
@@ -423,3 +424,67 @@ def test_a_budget_can_be_forgotten() -> None:
     del budget
     gc.collect()
     assert ghost() is None
+
+
+# What is passed by mistake.
+
+
+@each_family
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        (-1, ValueError),
+        (math.nan, TypeError),
+        (1.0, TypeError),
+        (True, TypeError),
+        ("1", TypeError),
+        (None, TypeError),
+    ],
+)
+def test_charges_that_cannot_be_change_nothing(make, settings, wrong, kind):
+    budget = make()
+    before = (budget.level, budget.limit, budget.refunded, budget.good)
+    with pytest.raises(kind, match="charges must be a whole number >= 0"):
+        budget.refund(wrong)
+    for good in (True, False):
+        with pytest.raises(kind, match="charges must be a whole number >= 0"):
+            budget.finish(good=good, charges=wrong)
+    assert (budget.level, budget.limit, budget.refunded, budget.good) == before
+
+
+@each_family
+@pytest.mark.parametrize("wrong", [None, "bad", 0, True])
+def test_what_is_no_verdict_changes_nothing(make, settings, wrong):
+    budget = make()
+    before = (budget.level, budget.granted, budget.denied)
+    with pytest.raises(TypeError, match="verdict must be a Verdict"):
+        budget.try_withdraw(wrong)
+    with pytest.raises(TypeError, match="verdict must be a Verdict"):
+        budget.fail(wrong)
+    assert (budget.level, budget.granted, budget.denied) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "setting"),
+    [
+        (lambda: RetryBudget.ratio(-1, name=""), "ratio"),
+        (lambda: RetryBudget.refund(-1, name=""), "capacity"),
+        (lambda: RetryBudget.grpc(-1, name=""), "max_tokens"),
+        (lambda: RetryBudget.inflight(-1, name=""), "ratio"),
+        (lambda: RetryBudget(len, name=""), "settings"),
+    ],
+)
+def test_a_bad_name_is_listed_with_every_other_problem(make, setting):
+    with pytest.raises(ConfigError) as caught:
+        make()
+    found = [problem.setting for problem in caught.value.problems]
+    assert found[0] == "name"
+    assert setting in found
+
+
+def test_a_budget_that_is_used_as_a_decorator_says_where_it_belongs():
+    with pytest.raises(ConfigError, match=r"a budget is no decorator: give it to Retry\(budget=\.\.\.\)"):
+
+        @RetryBudget
+        def ask():
+            pass

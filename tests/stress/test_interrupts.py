@@ -14,12 +14,15 @@ from resilience import (
     CircuitBreaker,
     CircuitState,
     ConcurrencyLimiter,
+    Hedge,
     Pipeline,
     RateLimiter,
     RejectedError,
     Retry,
     Timeout,
     backoff,
+    current_attempt,
+    current_deadline,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs setitimer")
@@ -120,6 +123,21 @@ def test_a_whole_pipeline_holds_nothing_afterwards():
 
     assert interrupted(lambda: whole.call(flaky)) > 20
     assert limiter.inflight == 0
+    assert current_attempt().attempt == 1
+    assert current_deadline() is None
+    assert whole.call(int) == 0
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # strikes in threading's own finalisers
+def test_an_interrupted_hedge_leaves_no_attempt_and_no_deadline_behind():
+    hedge = Hedge("h", after=0.0001, idempotent=True)
+    whole = Pipeline("hedged", Timeout(5.0), hedge)
+    assert interrupted(lambda: whole.call(int), seconds=2.0) > 3  # each call starts a thread
+    assert current_attempt().attempt == 1
+    assert current_deadline() is None
+    assert is_free(hedge._lock)
     assert whole.call(int) == 0
 
 

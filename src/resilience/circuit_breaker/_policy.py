@@ -8,9 +8,10 @@ from typing import Any, Self
 from resilience import _clock
 from resilience._runtime.gate import Ask, Decision, Gate
 from resilience._runtime.policy import Traits, all_right
-from resilience.circuit_breaker._machine import Circuit, CircuitState
+from resilience.circuit_breaker._machine import Circuit
 from resilience.circuit_breaker._settings import Break, CircuitBreakerSettings
-from resilience.errors import CircuitOpenError
+from resilience.circuit_breaker._state import CircuitState
+from resilience.errors import CircuitOpenError, ConfigError, Problem
 from resilience.events import emit
 from resilience.outcome import Classifier, ErrorMatch, Verdict
 from resilience.typing import Random, Ratio, Seconds
@@ -35,7 +36,7 @@ class CircuitBreaker(Gate):
             Default 0.5 (Hystrix, Resilience4j).
         minimum_throughput: Results needed before a share counts, >= 1. Default 20 (Hystrix).
         sampling_duration: Seconds of history the shares are taken over. Default 30.0 (Polly).
-        sampling_calls: Instead: number of latest results they are taken over, >= 1.
+        sampling_calls: Instead: number of latest results they are taken over, 1 to 1 000 000.
         consecutive_failures: Bad results in a row that open the circuit, >= 1, or None.
         slow_call_duration: Seconds after which a call was slow, > 0, or None.
         slow_call_ratio: Share of slow calls that opens the circuit, 0 < r <= 1. Default 1.0.
@@ -52,7 +53,8 @@ class CircuitBreaker(Gate):
             that long. Default False.
         on: Errors that count as bad: a type, a tuple of types, or a predicate.
         classify: Judge of outcomes, in place of *on*.
-        rng: Where jitter comes from. Default: the process's own generator.
+        rng: Where jitter comes from: anything with a method ``random()``. Default: the process's
+            own generator.
 
     Raises:
         ConfigError: A setting is wrong, see `CircuitBreakerSettings`; every problem is listed.
@@ -98,7 +100,8 @@ class CircuitBreaker(Gate):
     ) -> None:
         settings = all_right(
             name,
-            lambda: CircuitBreakerSettings(
+            lambda: _settings(
+                rng,
                 failure_ratio=failure_ratio,
                 minimum_throughput=minimum_throughput,
                 sampling_duration=sampling_duration,
@@ -120,7 +123,7 @@ class CircuitBreaker(Gate):
             classify=classify,
         )
         super().__init__(name, on=on, classify=classify)
-        self._random = rng or random
+        self._random: Random = random if rng is None else rng
         self._circuit = Circuit(
             settings,
             _clock.monotonic(),
@@ -235,10 +238,10 @@ class CircuitBreaker(Gate):
         self._circuit.release(token, now, cancelled=cancelled)
 
     def _changed(self) -> None:
-        if not self._circuit.has_news:
+        if not self._circuit.history.has_news:
             return
         with self._lock:
-            transitions = self._circuit.drain()
+            transitions = self._circuit.history.drain()
         for transition in transitions:
             emit(
                 "resilience.circuit_breaker.state_change",
@@ -265,6 +268,20 @@ class CircuitBreaker(Gate):
         with self._lock:
             command(self._circuit, _clock.monotonic())
         self._changed()
+
+
+def _settings(rng: object, **settings: Any) -> CircuitBreakerSettings:
+    """Return the settings; what is wrong with *rng* is listed with what is wrong with them."""
+    problems: list[Problem] = []
+    if rng is not None and not callable(getattr(rng, "random", None)):
+        problems.append(Problem("rng", rng, "must have a random() method or be None"))
+    try:
+        checked = CircuitBreakerSettings(**settings)
+    except ConfigError as error:
+        raise ConfigError(error.subject, [*error.problems, *problems]) from None
+    if problems:
+        raise ConfigError("CircuitBreaker", problems)
+    return checked
 
 
 class Order:

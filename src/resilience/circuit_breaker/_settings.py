@@ -13,6 +13,9 @@ SAMPLING_DURATION: Final[Seconds] = 30.0
 SHORTEST_SAMPLING: Final[Seconds] = 0.001
 """Shortest sampling window: a tenth of it is still longer than a step of the clock."""
 
+MOST_SAMPLING_CALLS: Final = 1_000_000
+"""Largest window of calls: every bad result in it is remembered, so that its size bounds memory."""
+
 LONGEST_BREAK: Final[Seconds] = 86_400.0
 """Longest time a circuit may stay open by itself: a day. Source: Polly v8."""
 
@@ -66,9 +69,9 @@ class CircuitBreakerSettings:
     *sampling_calls*. Default 30.0 if that is not given either. Source: Polly v8."""
 
     sampling_calls: int | None = None
-    """Number of latest results the shares are taken over: >= 1. Instead of *sampling_duration*.
-    Default None: a window of time, because rare calls would keep failures of long ago in a window
-    of calls."""
+    """Number of latest results the shares are taken over: 1 to 1 000 000. Instead of
+    *sampling_duration*. Default None: a window of time, because rare calls would keep failures of
+    long ago in a window of calls."""
 
     consecutive_failures: int | None = None
     """Bad results in a row that open the circuit: >= 1, or None to do without this rule; a good
@@ -182,7 +185,7 @@ class CircuitBreakerSettings:
                 "must be None when sampling_calls is given",
             )
         if (
-            check.whole("sampling_calls", self.sampling_calls, optional=True)
+            check.whole("sampling_calls", self.sampling_calls, at_most=MOST_SAMPLING_CALLS, optional=True)
             and self.sampling_calls is not None
             and throughput_holds
         ):

@@ -1,35 +1,25 @@
 """Try again, if that may help, is safe, is paid for and fits into the time there is."""
 
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final, Literal, TypeAlias, cast, get_args
+from typing import Any, Final, cast, get_args
 
 from resilience import _clock
 from resilience._core.inherited import INHERITED, Inherited
 from resilience._core.recent import Recent
 from resilience._runtime import budgets, fork
 from resilience._runtime.attempt import attempt_scope
-from resilience._runtime.flow import Call, Command, Dispose, Flow, Inner, Sleep
+from resilience._runtime.flow import Call, Flow, Inner, Sleep
 from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits, all_right
-from resilience.backoff import LONGEST, Backoff, DelayFunction, Delays, honour
-from resilience.errors import DeadlineExceededError, RejectedError
+from resilience.backoff import Backoff, DelayFunction
+from resilience.errors import ConfigError, DeadlineExceededError, Problem
 from resilience.events import emit
-from resilience.outcome import CallContext, Classifier, ErrorMatch, Outcome, Verdict
+from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict
 from resilience.retry import _tenacity
+from resilience.retry._progress import Progress, StopReason, has_run
 from resilience.retry._settings import DEFAULT_BACKOFF, RetrySettings, is_tenacity
 from resilience.typing import Budget, Random, Seconds
-
-StopReason: TypeAlias = Literal[
-    "success",
-    "attempts_exhausted",
-    "budget_exhausted",
-    "deadline_exceeded",
-    "not_retryable",
-    "rejected",
-    "cancelled",
-]
-"""Why no further attempt was made, in the words of the telemetry registry."""
 
 _NOTE: Final = "resilience: gave up after "
 _FAILED: Final = frozenset({Verdict.BAD, Verdict.TIMED_OUT, Verdict.THROTTLED})
@@ -63,7 +53,8 @@ class Retry(Policy):
         on: Errors to retry: a type, a tuple of types, a predicate, or a tenacity ``retry_*``
             object. Default: what the pipeline judges bad, else every error.
         classify: Judge of outcomes, in place of *on*.
-        rng: Where jitter comes from. Default: the process's own generator.
+        rng: Where jitter comes from: anything with a method ``random()``. Default: the process's
+            own generator.
 
     Attributes:
         calls: Calls made through it.
@@ -110,7 +101,8 @@ class Retry(Policy):
             on = None
         settings = all_right(
             name,
-            lambda: RetrySettings(
+            lambda: _settings(
+                rng,
                 attempts=attempts,
                 backoff=backoff,
                 budget=budget,
@@ -123,7 +115,7 @@ class Retry(Policy):
         )
         super().__init__(name, on=on, classify=classify)
         self._settings = settings
-        self._random = rng or random
+        self._random: Random = random if rng is None else rng
         self._durations = Recent(31)
         self._zero()
         fork.register(self)
@@ -158,7 +150,7 @@ class Retry(Policy):
         reports = budget is not None and call.report_to(budget)
         if budget is not None and reports:
             budget.deposit()
-        progress = _Progress(self._settings, self._random, self._durations, budget)
+        progress = Progress(self._settings, self._random, self._durations, budget)
         reason: StopReason = "cancelled"
         attempt = call
         good = False
@@ -198,16 +190,22 @@ class Retry(Policy):
     def _further(self, attempt: Call, inner: Inner) -> Flow:
         self.retries += 1
         began = _clock.monotonic()
-        with attempt_scope(attempt.context):
-            outcome = yield from inner(attempt)
+        scope = attempt_scope(attempt.context)
+        try:
+            with scope:
+                outcome = yield from inner(attempt)
+        except BaseException:
+            # Interrupted on the way out of the block: later calls are no attempts of this one.
+            scope.__exit__(None, None, None)
+            raise
         self._durations.add(_clock.monotonic() - began)
         return outcome
 
     def _final(
-        self, progress: "_Progress", outcome: Outcome[Any], reason: StopReason, attempts: int
+        self, progress: Progress, outcome: Outcome[Any], reason: StopReason, attempts: int
     ) -> Outcome[Any]:
         error, earlier = outcome.error, progress.error
-        if error is not None and not _has_run(error) and earlier is not None and _has_run(earlier):
+        if error is not None and not has_run(error) and earlier is not None and has_run(earlier):
             error = earlier
             outcome = Outcome(error=earlier)
         if reason in _GAVE_UP:
@@ -229,120 +227,18 @@ class Retry(Policy):
         self._zero()
 
 
-class _Progress:
-    """
-    One call's way through its attempts.
-
-    Attributes:
-        charges: What the budget took for further attempts.
-        error: The last real error that was put aside for another attempt; a refusal if there was none.
-
-    """
-
-    __slots__ = (
-        "_budget",
-        "_delays",
-        "_durations",
-        "_is_granted",
-        "_random",
-        "_settings",
-        "_slept",
-        "_started",
-        "charges",
-        "error",
-    )
-
-    def __init__(
-        self, settings: RetrySettings, rng: Random, durations: Recent, budget: Budget | None
-    ) -> None:
-        self._settings = settings
-        self._random = rng
-        self._durations = durations
-        self._budget = budget
-        self._started = _clock.monotonic()
-        self._slept = 0.0
-        self._delays: Delays | None = None
-        self._is_granted = False
-        self.charges = 0
-        self.error: Exception | None = None
-
-    def decide(  # noqa: PLR0911  # one return a reason, in the order in which they are asked
-        self, attempt: Call, outcome: Outcome[Any], verdict: Verdict
-    ) -> StopReason | Seconds:
-        """Return the delay before the next attempt, or why there is none."""
-        error, context, settings = outcome.error, attempt.context, self._settings
-        if verdict is Verdict.GOOD:
-            return "success" if error is None else "not_retryable"
-        if isinstance(error, DeadlineExceededError):
-            return "deadline_exceeded"
-        if verdict is Verdict.IGNORED:
-            return "rejected" if isinstance(error, RejectedError) else "not_retryable"
-        if context.idempotent is False and context.idempotency_key is None and not outcome.unsent:
-            return "not_retryable"
-        if settings.attempts is not None and context.attempt >= settings.attempts:
-            return "attempts_exhausted"
-        now = _clock.monotonic()
-        delay = self._delay(attempt, outcome, now)
-        if settings.stop is not None and settings.stop(self._state(attempt, outcome, now, delay)):
-            return "attempts_exhausted"
-        if self.is_too_late(context, now + delay):
-            return "deadline_exceeded"
-        if self._budget is not None:
-            charge = self._budget.try_withdraw(verdict)
-            if not charge:
-                return "budget_exhausted"
-            self._is_granted = True
-            self.charges += charge
-        self._slept += delay
-        return delay
-
-    def is_too_late(self, context: CallContext, start: Seconds) -> bool:
-        """Whether an attempt that begins at *start* is not worth beginning."""
-        longest = self._settings.max_duration
-        if longest is not None and start >= self._started + longest:
-            return True
-        if context.deadline is None:
-            return False
-        # A usual attempt must fit, judged by the retries of this policy that were timed anyway.
-        return start + (self._durations.median() or 0.0) >= context.deadline
-
-    def release(self) -> None:
-        """Tell the budget that the attempt it granted is over, whether or not it was made."""
-        if self._is_granted and self._budget is not None:
-            self._is_granted = False
-            self._budget.release()
-
-    def discard(self, attempt: Call, outcome: Outcome[Any]) -> Generator[Command, Any, None]:
-        """Put the outcome aside: remember its error, settle what its attempt holds, close its result."""
-        error = outcome.error
-        if error is not None and (self.error is None or _has_run(error) or not _has_run(self.error)):
-            self.error = error
-        attempt.let_go(outcome)
-        if outcome.error is None:
-            yield Dispose(outcome.value)
-
-    def _delay(self, attempt: Call, outcome: Outcome[Any], now: Seconds) -> Seconds:
-        backoff = self._settings.backoff
-        if is_tenacity(backoff, "wait"):
-            wait = cast("Callable[[object], Seconds]", backoff)
-            own = min(LONGEST, max(0.0, float(wait(self._state(attempt, outcome, now)))))
-        else:
-            if self._delays is None:
-                self._delays = cast("Backoff", backoff).start(attempt.context)
-            own = self._delays.before(attempt.context.attempt, self._random.random())
-        wanted = honour(outcome.retry_after, own, self._settings.retry_after_window)
-        # A dependency tells all its clients the same: our own jitter on top keeps them apart.
-        return wanted + own if wanted > own else own
-
-    def _state(self, attempt: Call, outcome: Outcome[Any], now: Seconds, delay: Seconds = 0.0) -> object:
-        return _tenacity.call_state(attempt, outcome, self._started, now, self._slept, delay)
-
-
-def _has_run(error: Exception) -> bool:
-    """Whether *error* is of the function itself: it was called."""
-    if isinstance(error, DeadlineExceededError):
-        return error.started
-    return not isinstance(error, RejectedError)
+def _settings(rng: object, **settings: Any) -> RetrySettings:
+    """Return the settings; what is wrong with *rng* is listed with what is wrong with them."""
+    problems: list[Problem] = []
+    if rng is not None and not callable(getattr(rng, "random", None)):
+        problems.append(Problem("rng", rng, "must have a random() method or be None"))
+    try:
+        checked = RetrySettings(**settings)
+    except ConfigError as error:
+        raise ConfigError(error.subject, [*error.problems, *problems]) from None
+    if problems:
+        raise ConfigError("Retry", problems)
+    return checked
 
 
 def _note(error: Exception, text: str) -> None:

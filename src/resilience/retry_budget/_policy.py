@@ -1,15 +1,17 @@
 """The budget that threads and tasks share: a machine, a lock and the clock."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol, Self, overload
+from functools import partial
+from typing import Any, ClassVar, Self
 
 from resilience import _clock
 from resilience._runtime import fork
 from resilience._runtime.policy import name_problems
 from resilience.errors import ConfigError, Problem
 from resilience.outcome import Verdict
-from resilience.retry_budget._machine import Counter, machine_for
+from resilience.retry_budget._machine import machine_for
 from resilience.retry_budget._settings import (
     BudgetSettings,
     GrpcSettings,
@@ -17,51 +19,9 @@ from resilience.retry_budget._settings import (
     RatioSettings,
     RefundSettings,
 )
+from resilience.retry_budget._tokens import Counter
+from resilience.retry_budget._two_refunds import Refund
 from resilience.typing import Ratio, Seconds
-
-
-class _MakeRefund(Protocol):
-    """``RetryBudget.refund(...)``, on the class."""
-
-    def __call__(
-        self,
-        capacity: int = 500,
-        *,
-        initial: int | None = None,
-        reward: float = 1.0,
-        refill_per_second: float = 1.0,
-        cost: int = 14,
-        timeout_cost: int = 14,
-        throttle_cost: int = 5,
-        name: str | None = None,
-    ) -> "RetryBudget": ...
-
-
-class _GiveBack(Protocol):
-    """``budget.refund(...)``, on a budget."""
-
-    def __call__(self, charges: int = 1) -> None: ...
-
-
-class _Refund:
-    """
-    ``RetryBudget.refund(...)`` makes a budget that refunds; ``budget.refund(...)`` gives tokens back.
-
-    On the class: make a budget whose tokens are taken by further attempts and given back when they helped.
-    The arguments are those of `RefundSettings`, and ``name``.
-
-    On a budget: give back *charges*, the sum of what `RetryBudget.try_withdraw` returned.
-    `RetryBudget.finish` does it for calls that ended well. The gRPC and in-flight families take nothing that
-    could be given back.
-    """
-
-    @overload
-    def __get__(self, budget: None, owner: "type[RetryBudget]") -> _MakeRefund: ...
-    @overload
-    def __get__(self, budget: "RetryBudget", owner: "type[RetryBudget]") -> _GiveBack: ...
-
-    def __get__(self, budget: "RetryBudget | None", owner: "type[RetryBudget]") -> _MakeRefund | _GiveBack:
-        return owner._with_refund if budget is None else budget._give_back
 
 
 class RetryBudget:
@@ -120,15 +80,16 @@ class RetryBudget:
     kind: ClassVar[str] = "retry_budget"
     """What it is in telemetry."""
 
-    refund = _Refund()
+    refund = Refund()
 
     def __init__(self, settings: BudgetSettings | None = None, *, name: str | None = None) -> None:
         chosen = RatioSettings() if settings is None else settings
         problems = name_problems(name)
         if not isinstance(chosen, BudgetSettings):
-            problems.append(
-                Problem("settings", settings, "must be the settings of one of the families, or None")
-            )
+            rule = "must be the settings of one of the families, or None"
+            if callable(settings):
+                rule += "; a budget is no decorator: give it to Retry(budget=...) or Hedge(budget=...)"
+            problems.append(Problem("settings", settings, rule))
         if problems:
             raise ConfigError("RetryBudget", problems)
         self.name = name
@@ -160,7 +121,8 @@ class RetryBudget:
 
         The arguments are those of `RatioSettings`.
         """
-        settings = RatioSettings(
+        make = partial(
+            RatioSettings,
             ratio=ratio,
             min_per_second=min_per_second,
             ttl=ttl,
@@ -169,7 +131,7 @@ class RetryBudget:
             timeout_cost=timeout_cost,
             throttle_cost=throttle_cost,
         )
-        return cls(settings, name=name)
+        return cls._checked(make, name)
 
     @classmethod
     def _with_refund(
@@ -184,7 +146,8 @@ class RetryBudget:
         throttle_cost: int = 5,
         name: str | None = None,
     ) -> Self:
-        settings = RefundSettings(
+        make = partial(
+            RefundSettings,
             capacity=capacity,
             initial=initial,
             reward=reward,
@@ -193,7 +156,7 @@ class RetryBudget:
             timeout_cost=timeout_cost,
             throttle_cost=throttle_cost,
         )
-        return cls(settings, name=name)
+        return cls._checked(make, name)
 
     @classmethod
     def grpc(
@@ -209,10 +172,10 @@ class RetryBudget:
 
         The arguments are those of `GrpcSettings`.
         """
-        settings = GrpcSettings(
-            max_tokens=max_tokens, token_ratio=token_ratio, refill_per_second=refill_per_second
+        make = partial(
+            GrpcSettings, max_tokens=max_tokens, token_ratio=token_ratio, refill_per_second=refill_per_second
         )
-        return cls(settings, name=name)
+        return cls._checked(make, name)
 
     @classmethod
     def inflight(cls, ratio: Ratio = 0.2, *, min_concurrency: int = 3, name: str | None = None) -> Self:
@@ -221,7 +184,17 @@ class RetryBudget:
 
         The arguments are those of `InflightSettings`.
         """
-        return cls(InflightSettings(ratio=ratio, min_concurrency=min_concurrency), name=name)
+        make = partial(InflightSettings, ratio=ratio, min_concurrency=min_concurrency)
+        return cls._checked(make, name)
+
+    @classmethod
+    def _checked(cls, make: Callable[[], BudgetSettings], name: str | None) -> Self:
+        """Make a budget, or list what is wrong with its settings and its name at once."""
+        try:
+            settings = make()
+        except ConfigError as error:
+            raise ConfigError(error.subject, [*name_problems(name), *error.problems]) from None
+        return cls(settings, name=name)
 
     # The life of a call.
 
@@ -240,7 +213,11 @@ class RetryBudget:
             The charge, at least 1: what `finish` or `refund` may give back. 0 if there must be no further
             attempt.
 
+        Raises:
+            TypeError: *verdict* is no verdict. Nothing has changed then.
+
         """
+        _require_verdict(verdict)
         now = _clock.monotonic()
         with self._lock:
             self._collect()
@@ -251,7 +228,12 @@ class RetryBudget:
         Note that an attempt failed and that no further one is asked for. Only the gRPC family looks at it.
 
         An attempt is reported once: to `try_withdraw` or here.
+
+        Raises:
+            TypeError: *verdict* is no verdict. Nothing has changed then.
+
         """
+        _require_verdict(verdict)
         now = _clock.monotonic()
         with self._lock:
             self._collect()
@@ -271,16 +253,22 @@ class RetryBudget:
             charges: The sum of its charges, as returned by `try_withdraw`. Leave those of hedges out: were
                 they given back whenever the call ends good, hedges would be free.
 
+        Raises:
+            TypeError: *charges* is no whole number.
+            ValueError: It is negative. Nothing has changed in either case.
+
         """
-        if good and not charges:
+        if good and charges == 0:
             self.good += 1
             return
+        _require_charges(charges)
         now = _clock.monotonic()
         with self._lock:
             self._collect()
             self._machine.finish(good, charges, now)
 
     def _give_back(self, charges: int = 1) -> None:
+        _require_charges(charges)
         now = _clock.monotonic()
         with self._lock:
             self._collect()
@@ -362,3 +350,16 @@ class RetryBudget:
         self.calls = self.good = 0
         self._seen_calls = self._seen_good = 0
         self._machine.after_fork(_clock.monotonic())
+
+
+def _require_verdict(verdict: object) -> None:
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"RetryBudget: verdict must be a Verdict, got {verdict!r}")
+
+
+def _require_charges(charges: object) -> None:
+    rule = "RetryBudget: charges must be a whole number >= 0, the sum of what try_withdraw() returned"
+    if not isinstance(charges, int) or isinstance(charges, bool):
+        raise TypeError(f"{rule}; got {charges!r}")
+    if charges < 0:
+        raise ValueError(f"{rule}; got {charges!r}")

@@ -1,0 +1,81 @@
+"""Delays that a function decides, and what counts as a backoff."""
+# ruff: noqa: N801  # PEP 8: a class that is used as a callable is named like a function
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import TypeAlias, cast
+
+from resilience._core.check import Check, is_finite
+from resilience.backoff._jittered import full_jitter
+from resilience.backoff._schedule import LONGEST, Backoff, Delays
+from resilience.outcome import CallContext
+from resilience.typing import Seconds
+
+DelayFunction: TypeAlias = Callable[[CallContext], Seconds | None]
+"""Return the delay before the next retry; ``context.attempt`` is the number of that retry, from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class computed:
+    """
+    Whatever a function returns.
+
+    The function gets the `CallContext`, whose ``attempt`` is the number of the retry, from 1. When it returns
+    None, or something that is no finite length of time >= 0, *otherwise* decides, as in Polly.
+
+    Attributes:
+        function: Returns seconds, or None. Called once for each retry.
+        otherwise: The backoff that decides when the function does not; default ``full_jitter()``.
+
+    Raises:
+        ConfigError: The function cannot be called, or *otherwise* is no backoff.
+
+    Example:
+        >>> delays = computed(lambda context: 0.1 * context.attempt).start()
+        >>> delays.before(5, draw=0.0)
+        0.5
+
+    """
+
+    function: DelayFunction
+    _: KW_ONLY
+    otherwise: Backoff = field(default_factory=full_jitter)
+
+    def __post_init__(self) -> None:
+        check = Check("computed")
+        check.that(callable(self.function), "function", self.function, "must be callable")
+        check.that(is_backoff(self.otherwise), "otherwise", self.otherwise, "must be a backoff")
+        check.done()
+
+    def start(self, context: CallContext | None = None) -> Delays:
+        """Return the delays of one call."""
+        return _Computed(self, CallContext() if context is None else context)
+
+
+class _Computed:
+    """The delays of one call, whose context the function gets."""
+
+    __slots__ = ("_context", "_otherwise", "_settings")
+
+    def __init__(self, settings: computed, context: CallContext) -> None:
+        self._settings = settings
+        self._context = context
+        self._otherwise = settings.otherwise.start(context)
+
+    def before(self, retry: int, draw: float) -> Seconds:
+        # Asked in any case: it may have to remember the retry.
+        otherwise = self._otherwise.before(retry, draw)
+        delay = self._settings.function(replace(self._context, attempt=retry))
+        return min(LONGEST, delay) if is_finite(delay) and delay >= 0 else otherwise
+
+
+def is_backoff(value: object) -> bool:
+    """Whether *value* is a backoff, one of ours or of the user's own making."""
+    return isinstance(value, Backoff) and not isinstance(value, type)
+
+
+def as_backoff(value: object) -> Backoff | None:
+    """Return *value* as a backoff: as it is, or `computed` if it is a function; None if it is neither."""
+    if is_backoff(value):
+        return cast("Backoff", value)
+    return computed(cast("DelayFunction", value)) if callable(value) and not isinstance(value, type) else None

@@ -1,0 +1,94 @@
+"""What a circuit remembers for telemetry only: its changes of state, and how many calls ended well."""
+
+from collections import deque
+from typing import Final
+
+from resilience._core.window import Cell
+from resilience.circuit_breaker._state import CircuitState, Transition
+from resilience.typing import Seconds
+
+TRANSITIONS_KEPT: Final = 16
+"""How many transitions wait to be reported; beyond that the oldest are dropped."""
+
+CELLS_KEPT: Final = 16
+"""How many cells of earlier generations are still read for the total of good results."""
+
+
+class History:
+    """
+    The changes of state in this process, and the time spent in each state.
+
+    Attributes:
+        transitions: How often each change of state happened, by (previous, state).
+
+    """
+
+    __slots__ = ("_seconds", "_since", "_undrained", "transitions")
+
+    def __init__(self, now: Seconds) -> None:
+        self.clear(now)
+
+    def clear(self, now: Seconds) -> None:
+        """Begin at *now*, with nothing."""
+        self.transitions: dict[tuple[CircuitState, CircuitState], int] = {}
+        self._undrained: deque[Transition] = deque(maxlen=TRANSITIONS_KEPT)
+        self._seconds = dict.fromkeys(CircuitState, 0.0)
+        self._since = now
+
+    def add(self, transition: Transition) -> None:
+        """Remember one change of state."""
+        change = (transition.previous, transition.state)
+        self._seconds[transition.previous] += transition.at - self._since
+        self._since = transition.at
+        self.transitions[change] = self.transitions.get(change, 0) + 1
+        self._undrained.append(transition)
+
+    def seconds(self, state: CircuitState, now: Seconds) -> dict[CircuitState, Seconds]:
+        """Return the time spent in each state, the present one being *state*."""
+        spent = dict(self._seconds)
+        spent[state] += now - self._since
+        return spent
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `drain` would return any transition. May be asked without the lock."""
+        return bool(self._undrained)
+
+    def drain(self) -> list[Transition]:
+        """Return the transitions that were not reported yet, oldest first, and forget them."""
+        drained = list(self._undrained)
+        self._undrained.clear()
+        return drained
+
+
+class GoodTotal:
+    """
+    How many calls ended well, late ones included.
+
+    Calls under way still add to the cell that a window has let go, so the latest of those are read as long
+    as anybody may hold one. Cells are never set back.
+    """
+
+    __slots__ = ("_counted", "_retired")
+
+    def __init__(self) -> None:
+        self._counted = 0
+        self._retired: deque[Cell] = deque()
+
+    def add(self) -> None:
+        """Count one that no cell counts."""
+        self._counted += 1
+
+    def retire(self, cell: Cell) -> None:
+        """Keep an eye on a cell that the window will let go."""
+        if len(self._retired) == CELLS_KEPT:
+            self._counted += self._retired.popleft().good
+        self._retired.append(cell)
+
+    def read(self, *cells: Cell) -> int:
+        """Return the total, with what is in the *cells* in use."""
+        return self._counted + sum(cell.good for cell in (*cells, *self._retired))
+
+    def clear(self, *cells: Cell) -> None:
+        """Count from zero, with the *cells* in use as they stand."""
+        self._counted -= self.read(*cells)

@@ -1,0 +1,171 @@
+"""A budget that a share of the calls pays for: their deposits are kept for a short time, above a floor."""
+
+import math
+from typing import ClassVar, Final
+
+from resilience.outcome import Verdict
+from resilience.retry_budget._settings import RatioSettings
+from resilience.retry_budget._tokens import TOKEN, Counter, cost_of, filled
+from resilience.typing import Seconds
+
+SLICES: Final = 10
+"""Into how many slices the life of a deposit is cut, as in Finagle and Tower: it is exact to one of them."""
+
+
+class RatioBudget:
+    """
+    A share of the calls, kept for a short time, and a floor that fills by itself.
+
+    A deposit can be spent once within the *ttl*. The oldest is spent first, so that nothing expires that was
+    already spent: an attempt does not weigh on calls that come after it. The floor is spent last.
+
+    A deposit is counted without asking for the time. The deposits since the last question are spread evenly
+    over the time since then: exact while questions come often, and an average rate after a long silence.
+
+    Over any time w at most ``ratio * deposits(w + ttl + silence) + floor + min_per_second * w`` tokens are
+    taken, and what was given back in that time.
+
+    Source:
+        Finagle ``RetryBudget``; Tower ``TpsBudget``. Neither their rounding of the ratio nor the drift of
+        their windows is copied: slices lie on multiples of their length.
+    """
+
+    __slots__ = (
+        "_deposit",
+        "_epoch",
+        "_floor",
+        "_floor_at",
+        "_left",
+        "_made",
+        "_now",
+        "_pending",
+        "_rate",
+        "_reserve",
+        "_settings",
+        "_width",
+        "denied",
+        "granted",
+        "refunded",
+    )
+
+    reads: ClassVar[frozenset[Counter]] = frozenset({"calls"})
+
+    def __init__(self, settings: RatioSettings, now: Seconds) -> None:
+        self._now = now
+        self._pending = 0
+        self._made = [0] * SLICES  # what was deposited in each slice, at its number modulo SLICES
+        self._left = [0] * SLICES  # what of it is not spent
+        self.granted = self.denied = self.refunded = 0
+        self._take(settings)
+        self._floor = self._reserve
+        self._floor_at = now
+
+    def _take(self, settings: RatioSettings) -> None:
+        self._settings = settings
+        self._width = settings.ttl / SLICES
+        self._epoch = self._epoch_of(self._now)
+        # Rounded up, so that three calls at a third make a token.
+        self._deposit = math.ceil(settings.ratio * TOKEN)
+        self._rate = settings.min_per_second * TOKEN
+        dearest = max(settings.cost, settings.timeout_cost, settings.throttle_cost)
+        reserve = max(round(self._rate * settings.ttl), dearest * TOKEN)
+        self._reserve = reserve if self._rate else 0
+
+    def collect(self, calls: int, good: int) -> None:  # noqa: ARG002  # every call pays, whatever comes of it
+        self._pending += calls
+
+    def try_withdraw(self, verdict: Verdict, now: Seconds) -> int:
+        self._advance(now)
+        cost = cost_of(self._settings, verdict)
+        owed = cost * TOKEN
+        if sum(self._left) + self._floor < owed:
+            self.denied += 1
+            return 0
+        self.granted += 1
+        for epoch in range(self._epoch - SLICES + 1, self._epoch + 1):
+            part = min(owed, self._left[epoch % SLICES])
+            self._left[epoch % SLICES] -= part
+            owed -= part
+        self._floor -= owed
+        return min(cost, self._settings.cost)
+
+    def fail(self, verdict: Verdict, now: Seconds) -> None:
+        """Nothing: only further attempts cost."""
+
+    def release(self) -> None:
+        """Nothing: what is in flight does not matter."""
+
+    def finish(self, good: bool, charges: int, now: Seconds) -> None:
+        if good and self._settings.refund:
+            self.refund(charges, now)
+
+    def refund(self, charges: int, now: Seconds) -> None:
+        """Give tokens back to where some were spent, so that there are never more than were made."""
+        self._advance(now)
+        self.refunded += charges
+        due = charges * TOKEN
+        for epoch in range(self._epoch, self._epoch - SLICES, -1):
+            part = min(due, self._made[epoch % SLICES] - self._left[epoch % SLICES])
+            self._left[epoch % SLICES] += part
+            due -= part
+        self._floor = min(self._reserve, self._floor + due)
+
+    def level(self, now: Seconds) -> int:
+        self._advance(now)
+        return (sum(self._left) + self._floor) // (self._settings.cost * TOKEN)
+
+    def limit(self, now: Seconds) -> int:
+        self._advance(now)
+        return (sum(self._made) + self._reserve) // (self._settings.cost * TOKEN)
+
+    def configure(self, settings: RatioSettings, now: Seconds) -> None:
+        self._advance(now)
+        made, left = sum(self._made), sum(self._left)
+        self._take(settings)
+        # The slices may have another length now: what they hold counts as deposited in the present one.
+        self._clear()
+        self._made[self._epoch % SLICES] = made
+        self._left[self._epoch % SLICES] = left
+        self._floor = min(self._reserve, self._floor)
+
+    def after_fork(self, now: Seconds) -> None:
+        self._advance(now)
+        self._clear()
+        self.granted = self.denied = self.refunded = 0
+
+    def _clear(self) -> None:
+        self._made = [0] * SLICES
+        self._left = [0] * SLICES
+
+    def _advance(self, now: Seconds) -> None:
+        now = max(now, self._now)
+        epoch = self._epoch_of(now)
+        for fresh in range(max(self._epoch, epoch - SLICES) + 1, epoch + 1):
+            self._made[fresh % SLICES] = self._left[fresh % SLICES] = 0
+        if self._pending:
+            self._spread(self._pending * self._deposit, now, epoch)
+            self._pending = 0
+        self._floor, self._floor_at = filled(self._floor, self._reserve, self._rate, self._floor_at, now)
+        self._now, self._epoch = now, epoch
+
+    def _epoch_of(self, now: Seconds) -> int:
+        """Return the number of the slice of *now*: slice k begins at the product k * width."""
+        epoch = int(now // self._width)
+        return epoch + 1 if (epoch + 1) * self._width <= now else epoch  # if the product was rounded down
+
+    def _spread(self, tokens: int, now: Seconds, epoch: int) -> None:
+        oldest = epoch - SLICES + 1
+        placed = self._share(tokens, oldest, now) if oldest > self._epoch else 0  # has expired
+        for earlier in range(max(self._epoch, oldest), epoch):
+            share = self._share(tokens, earlier + 1, now)
+            self._add(earlier, share - placed)
+            placed = share
+        self._add(epoch, tokens - placed)
+
+    def _share(self, tokens: int, epoch: int, now: Seconds) -> int:
+        """Return what was deposited before a slice began, of *tokens* between the last question and *now*."""
+        return int(tokens * ((epoch * self._width - self._now) / (now - self._now)))
+
+    def _add(self, epoch: int, tokens: int) -> None:
+        self._made[epoch % SLICES] += tokens
+        self._left[epoch % SLICES] += tokens
