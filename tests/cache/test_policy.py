@@ -946,7 +946,7 @@ def test_a_task_that_outlives_the_call_is_a_caller_like_others() -> None:
 
 
 def test_marks_of_calls_that_are_over_do_not_pile_up() -> None:
-    from resilience.cache._policy import _under_way
+    from resilience.cache._flight import under_way
 
     cache = Cache(ttl=60.0)
     depths: list[int] = []
@@ -954,14 +954,14 @@ def test_marks_of_calls_that_are_over_do_not_pile_up() -> None:
 
     @cache
     def fetch(number: int) -> None:
-        depths.append(len(_under_way.get()))
+        depths.append(len(under_way.get()))
         contexts.append(contextvars.copy_context())
 
     fetch(0)
     for number in range(1, 20):
         contexts[-1].run(fetch, number)
     assert depths == [1] * 20
-    assert _under_way.get() == ()
+    assert under_way.get() == ()
 
 
 # --- forgetting --------------------------------------------------------------------------------------------------
@@ -974,9 +974,39 @@ def test_a_key_can_be_invalidated(runtime: Any) -> None:
         assert [await fetch("a"), await fetch("b")] == [1, 2]
         cache.invalidate(cache.key_of("a"))
         assert [await fetch("a"), await fetch("b")] == [3, 2]
-        cache.invalidate("no such key")
+        cache.invalidate(cache.key_of("no such key"))
 
     runtime.run(body)
+
+
+def test_the_key_of_a_key_function_can_be_invalidated_as_it_is(runtime: Any) -> None:
+    async def body() -> None:
+        cache = Cache(ttl=60.0, key=lambda order: order["id"])
+        fetch = runtime.wrap(cache, Counted())
+        assert [await fetch({"id": "o-1"}), await fetch({"id": "o-2"})] == [1, 2]
+        cache.invalidate("o-1")
+        assert [await fetch({"id": "o-1"}), await fetch({"id": "o-2"})] == [3, 2]
+
+    runtime.run(body)
+
+
+@pytest.mark.parametrize("key", ["a-1", None, (), (("a-1",), ())])
+def test_without_a_key_function_a_bare_key_is_refused_with_a_hint(key: Any) -> None:
+    cache = Cache(ttl=60.0)
+    fetch = cache(Counted())
+    fetch("a-1")
+    with pytest.raises(TypeError, match=r"is not the key of any call: .* use invalidate\(cache\.key_of\("):
+        cache.invalidate(key)
+    assert len(cache) == 1
+
+
+def test_what_key_of_returns_equals_the_key_of_the_call() -> None:
+    cache = Cache(ttl=60.0)
+    kept = cache(Counted())
+    kept("a", x=1, y=2)
+    [(_, key)] = cache._entries._entries
+    assert cache.key_of("a", y=2, x=1) == key
+    assert hash(cache.key_of("a", y=2, x=1)) == hash(key)
 
 
 def test_it_can_be_cleared(runtime: Any) -> None:
@@ -1245,7 +1275,7 @@ def test_a_call_leaves_no_garbage_behind() -> None:
         left = [
             type(each) for each in gc.get_objects() if type(each).__module__.startswith("resilience.cache")
         ]
-        assert {"Entry", "_Flight", "_Mark"}.isdisjoint(kind.__name__ for kind in left)
+        assert {"Entry", "Flight", "Mark"}.isdisjoint(kind.__name__ for kind in left)
     finally:
         gc.enable()
 
@@ -1356,3 +1386,22 @@ def test_a_function_that_forks_can_go_on_in_the_child() -> None:
         return os.fork()
 
     fork_inside(fetch, lambda: not cache._flights and cache.call(lambda: 7) == 7)
+
+
+def test_a_decorator_without_parentheses_says_how_to_write_it() -> None:
+    with pytest.raises(ConfigError, match=r"write @Cache\(ttl=\.\.\.\), with parentheses") as caught:
+        Cache(lambda: "answer")  # type: ignore[arg-type, call-arg]  # what @Cache does
+    assert [problem.setting for problem in caught.value.problems] == ["name"]
+
+
+def test_a_missing_setting_is_still_a_type_error() -> None:
+    with pytest.raises(TypeError, match="ttl"):
+        Cache("prices")  # type: ignore[call-arg]  # that is the point
+    with pytest.raises(TypeError, match="ttl"):
+        Cache()  # type: ignore[call-arg]  # as above
+
+
+def test_a_callable_name_beside_settings_is_listed_with_every_problem() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Cache(len, ttl=-1.0)  # type: ignore[arg-type]  # that is the point
+    assert [problem.setting for problem in caught.value.problems] == ["name", "ttl"]

@@ -567,3 +567,15 @@ def test_a_child_process_counts_from_zero() -> None:
     process.join(30)
     assert process.exitcode == 0
     assert fallback.replaced == 1
+
+
+def test_a_decorator_without_parentheses_says_how_to_write_it() -> None:
+    with pytest.raises(ConfigError, match=r"write @Fallback\(value=\.\.\.\), with parentheses") as caught:
+        Fallback(lambda: "answer")  # type: ignore[arg-type]  # what @Fallback does
+    assert [problem.setting for problem in caught.value.problems] == ["name"]
+
+
+def test_a_callable_name_beside_settings_is_listed_with_every_problem() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Fallback(len, handler=3)  # type: ignore[arg-type]  # that is the point
+    assert [problem.setting for problem in caught.value.problems] == ["name", "handler"]

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ from resilience.deadline import deadline
 from resilience.errors import ConcurrencyLimitedError, ConfigError
 from resilience.fallback import Fallback
 from resilience.keyed import Keyed, KeyedSettings
-from resilience.keyed._policy import MOST_BINDINGS
+from resilience.keyed._entry import MOST_BINDINGS
 from resilience.outcome import Verdict
 from resilience.rate_limiter import RateLimiter
 from resilience.retry import Retry
@@ -910,6 +911,110 @@ def test_a_new_factory_that_fails_changes_nothing(factory: Callable[..., Any]) -
     assert keyed["b"].limit == keyed.overflow.limit == 1
 
 
+@pytest.mark.parametrize("breaks", ["raises", "makes no policy", "makes one for all", "is interrupted"])
+@pytest.mark.parametrize("fails_at", [0, 1, 2, 3])
+def test_a_factory_that_fails_in_the_middle_leaves_the_whole_pipeline_as_it_was(
+    breaks: str, fails_at: int
+) -> None:
+    first = Slots(limit=1)
+    keyed = Keyed(factory=partial(Slots, limit=1), key=lambda key: key)
+    other = Keyed(factory=partial(Slots, limit=1), key=lambda key: key)
+    pipeline = Pipeline("p", first, other, keyed)
+    policies = {key: keyed[key] for key in "abc"}
+    theirs = other["a"]
+    settings, version = keyed.settings, keyed._version
+    made: list[Slots] = []
+
+    def factory() -> Any:
+        made.append(Slots(limit=2))
+        if len(made) <= fails_at:
+            return made[-1]
+        if breaks == "raises":
+            raise ZeroDivisionError
+        if breaks == "is interrupted":
+            raise KeyboardInterrupt
+        return made[0] if breaks == "makes one for all" and fails_at else "no policy"
+
+    expected = KeyboardInterrupt if breaks == "is interrupted" else ConfigError
+    with pytest.raises(expected):
+        pipeline.reload(
+            Slots(limit=2),
+            Keyed(factory=partial(Slots, limit=2), key=lambda key: key),
+            # The new one makes an overflow policy of its own when it is made.
+            _with_factory(keyed, factory),
+        )
+    assert keyed.settings is settings
+    assert keyed._version == version
+    assert {key: keyed[key] for key in "abc"} == policies
+    assert other["a"] is theirs
+    everyone = [first, *policies.values(), keyed.overflow, keyed["new"], theirs, other.overflow, other["new"]]
+    assert {each.limit for each in everyone} == {1}
+
+
+def _with_factory(keyed: Keyed[Any], factory: Callable[[], Any]) -> Keyed[Any]:
+    """Return one whose factory is *factory*, which was not called yet."""
+    new = Keyed(factory=partial(Slots, limit=2), key=keyed.settings.key)
+    new._settings = replace(new.settings, factory=factory)
+    return new
+
+
+def test_a_new_factory_is_called_once_for_each_key_and_once_for_the_overflow_policy() -> None:
+    keyed = Keyed(factory=Slots)
+    for key in "abc":
+        keyed[key]
+    asked: list[Any] = []
+
+    def factory(key: Any) -> Slots:
+        asked.append(key)
+        return Slots(limit=2)
+
+    keyed.reconfigure(factory=factory)
+    assert asked == [None, "a", "b", "c"]
+
+
+def test_a_policy_that_refuses_its_new_settings_leaves_all_as_they_were() -> None:
+    class Stubborn(Slots):
+        __slots__ = ("refuses",)
+
+        def _configure(self, settings: Any) -> None:
+            if getattr(self, "refuses", False) and settings == 2:
+                raise KeyboardInterrupt
+            super()._configure(settings)
+
+    keyed = Keyed(factory=partial(Stubborn, limit=1))
+    for key in "abc":
+        keyed[key]
+    keyed["b"].refuses = True
+    policies, settings = {key: keyed[key] for key in "abc"}, keyed.settings
+    with pytest.raises(KeyboardInterrupt):
+        keyed.reconfigure(factory=partial(Stubborn, limit=2), max_keys=7)
+    assert keyed.settings is settings
+    assert {key: keyed[key] for key in "abc"} == policies
+    assert {each.limit for each in [*policies.values(), keyed.overflow, keyed["new"]]} == {1}
+
+
+def test_policies_of_another_kind_go_again_when_one_refuses() -> None:
+    class Stubborn(Slots):
+        def _configure(self, settings: Any) -> None:
+            raise KeyboardInterrupt
+
+    keyed = Keyed(factory=lambda key: Stubborn() if key == "b" else Slots())
+    policies = {key: keyed[key] for key in "ab"}
+    with pytest.raises(KeyboardInterrupt):
+        keyed.reconfigure(factory=lambda key: Stubborn(limit=2) if key == "b" else Around())
+    assert {key: keyed[key] for key in "ab"} == policies
+    assert isinstance(keyed.overflow, Slots)
+
+
+def test_what_its_policies_cannot_take_is_reported_before_anything_changes() -> None:
+    keyed = Keyed(factory=partial(RateLimiter, rate=5))
+    limiter = keyed["a"]
+    with pytest.raises(ConfigError, match="make a new limiter"):
+        keyed.reconfigure(factory=partial(RateLimiter, rate=5, key=lambda: "k"))
+    assert keyed["a"] is limiter
+    assert limiter.settings.key is None
+
+
 def test_a_policy_made_by_an_old_factory_is_not_taken() -> None:
     entered, go = threading.Event(), threading.Event()
 
@@ -1132,3 +1237,16 @@ def fork_inside(call: Callable[[], int], fine: Callable[[], bool]) -> None:
 def test_a_function_that_forks_leaves_its_policy_idle_in_the_child() -> None:
     keyed = Keyed(factory=Around, key=lambda: "a")
     fork_inside(lambda: keyed.call(os.fork), lambda: keyed.is_idle)
+
+
+def test_a_decorator_without_parentheses_says_how_to_write_it() -> None:
+    with pytest.raises(ConfigError, match=r"write @Keyed\(factory=\.\.\.\), with parentheses") as caught:
+        Keyed(lambda: "answer")  # type: ignore[arg-type, call-arg]  # what @Keyed does
+    assert [problem.setting for problem in caught.value.problems] == ["name"]
+
+
+def test_a_missing_factory_is_still_a_type_error() -> None:
+    with pytest.raises(TypeError, match="factory"):
+        Keyed("hosts")  # type: ignore[call-arg]  # that is the point
+    with pytest.raises(TypeError, match="factory"):
+        Keyed()  # type: ignore[call-arg]  # as above

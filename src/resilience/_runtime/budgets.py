@@ -17,10 +17,22 @@ def named(name: str) -> Budget:
     It stays for the life of the process, also when nobody uses it: a pipeline made anew for every
     request would otherwise bring a fresh budget each time, and so none at all.
     """
-    budget = _by_name.get(name)
+    registry = _by_name  # one and the same, also when another one is put in charge meanwhile
+    budget = registry.get(name)
     if budget is None:
         if make is None:  # pragma: no cover  # `import resilience` sets it
             msg = "no default budget: import resilience first"
             raise RuntimeError(msg)
-        budget = _by_name.setdefault(name, make(name))
+        budget = registry.setdefault(name, make(name))
     return budget
+
+
+def replace(registry: dict[str, Budget]) -> dict[str, Budget]:
+    """
+    Put *registry* in charge and return the former one, for tests that must not share budgets.
+
+    Calls that are under way keep the budget that they began with.
+    """
+    global _by_name
+    former, _by_name = _by_name, registry
+    return former

@@ -2,22 +2,36 @@
 
 import threading
 from collections.abc import Callable, Generator, Hashable, Mapping
-from contextvars import ContextVar
-from copy import copy
-from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from functools import wraps
+from typing import Any, Literal, ParamSpec, TypeAlias
 
 from resilience import _clock
 from resilience._runtime import fork, wrap
 from resilience._runtime.flow import Call, Command, Dispose, Flow, Inner, Park, Waiter
 from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits, all_right
+from resilience.cache._flight import Flight
 from resilience.cache._machine import Entries, Spot
 from resilience.cache._settings import CacheSettings
-from resilience.errors import DeadlineExceededError
+from resilience.errors import ConfigError, DeadlineExceededError, Problem
 from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict
 from resilience.typing import Seconds
 
+P = ParamSpec("P")
+
 Waiting: TypeAlias = Generator[Command, Any, Outcome[Any] | None]
+
+
+def _with_parentheses(init: Callable[P, None]) -> Callable[P, None]:
+    """Say how to write the decorator where the function itself came instead of settings."""
+
+    @wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        if not kwargs and len(args) > 1 and callable(args[1]):
+            rule = "must be a non-empty string or None (write @Cache(ttl=...), with parentheses)"
+            raise ConfigError("Cache", [Problem("name", args[1], rule)])
+        init(*args, **kwargs)
+
+    return checked
 
 
 class Cache(Policy):
@@ -27,7 +41,8 @@ class Cache(Policy):
     Only results judged good are kept. Where a call fails, a result that has been fresh no more
     than *stale_for* seconds ago stands in. While a call for a key is under way, others who ask for
     that key wait for it and get its result or its error; if it is cancelled, one of them makes the
-    call in its stead.
+    call in its stead. A call from inside the function that would have to wait for its own end, also
+    by way of other keys and other caches, does not wait: it is made, and its result is not kept.
 
     All callers get the same object: do not change it, and do not cache what can be read only once.
     Generators cannot be guarded. Arguments are kept as long as the result, ``self`` among them.
@@ -65,6 +80,7 @@ class Cache(Policy):
     kind = "cache"
     streams = False
 
+    @_with_parentheses
     def __init__(
         self,
         name: str | None = None,
@@ -84,7 +100,7 @@ class Cache(Policy):
         )
         super().__init__(name, on=on, classify=classify)
         self._entries = Entries(settings)
-        self._flights: dict[Spot, _Flight] = {}
+        self._flights: dict[Spot, Flight] = {}
         self._lock = threading.RLock()
         self._zero()
         fork.register(self)
@@ -121,16 +137,33 @@ class Cache(Policy):
     def key_of(self, *args: Any, **kwargs: Any) -> Hashable:
         """Return the key of a call with these arguments."""
         key = self.settings.key
-        return _arguments(args, kwargs) if key is None else key(*args, **kwargs)
+        return _Arguments(_arguments(args, kwargs)) if key is None else key(*args, **kwargs)
 
     def invalidate(self, key: Hashable) -> None:
         """
         Forget the results for *key*. A call that is under way now brings nothing into the cache.
 
         Args:
-            key: What *key* of the settings returned, or `key_of` returns.
+            key: What *key* of the settings returns. Without that setting a key is made of all
+                arguments of a call: what `key_of` returns.
+
+        Raises:
+            TypeError: The cache has no *key* setting, and *key* is not from `key_of`: there can be no
+                result for it.
+
+        Example:
+            >>> cache = Cache(ttl=60.0)
+            >>> price = cache(lambda sku: print("asking"))
+            >>> price("a-1")
+            asking
+            >>> cache.invalidate(cache.key_of("a-1"))
+            >>> price("a-1")
+            asking
 
         """
+        if self.settings.key is None and not isinstance(key, _Arguments):
+            rule = "without Cache(key=...), use invalidate(cache.key_of(...)) with the arguments of the call"
+            raise TypeError(f"{key!r} is not the key of any call: {rule}")
         with self._lock:
             self._entries.drop_key(key)
             for spot in [spot for spot in self._flights if spot[1] == key]:
@@ -165,7 +198,7 @@ class Cache(Policy):
 
     def _around(self, judge: Judge, call: Call, inner: Inner) -> Flow:
         spot = self._spot(call)
-        flight: _Flight | None = None
+        flight: Flight | None = None
         try:
             while True:
                 waiter: Waiter | None = None
@@ -176,13 +209,13 @@ class Cache(Policy):
                         return Outcome(entry.value)
                     ahead = self._flights.get(spot)
                     if ahead is None:
-                        flight = self._flights[spot] = _Flight()
-                    elif ahead.mark not in _under_way.get():
+                        flight = self._flights[spot] = Flight()
+                    else:
                         waiter = ahead.join()
                 if flight is not None:
                     return (yield from self._lead(flight, spot, judge, call, inner))
                 if ahead is None or waiter is None:
-                    # The function called itself: to wait for its own end would be for ever.
+                    # The function called itself, or what waits for it: to wait would be for ever.
                     self.misses += 1
                     return (yield from inner(call))
                 outcome = yield from self._follow(ahead, waiter, spot, call)
@@ -196,7 +229,7 @@ class Cache(Policy):
                     self._land(flight, spot)  # interrupted: nobody must wait for it for ever
                     raise
 
-    def _lead(self, flight: "_Flight", spot: Spot, judge: Judge, call: Call, inner: Inner) -> Flow:
+    def _lead(self, flight: Flight, spot: Spot, judge: Judge, call: Call, inner: Inner) -> Flow:
         self.misses += 1
         with flight.mark:
             outcome = yield from inner(call)
@@ -222,7 +255,7 @@ class Cache(Policy):
             yield Dispose(outcome.value)
         return instead
 
-    def _follow(self, flight: "_Flight", waiter: Waiter, spot: Spot, call: Call) -> Waiting:
+    def _follow(self, flight: Flight, waiter: Waiter, spot: Spot, call: Call) -> Waiting:
         """Wait for what *flight* brings; None if it ends without, so that somebody must begin anew."""
         until = call.context.deadline
         outcome: Outcome[Any] | None = None
@@ -236,7 +269,7 @@ class Cache(Policy):
                     is_late = True
         finally:
             with self._lock:
-                flight.waiters.pop(waiter, None)
+                flight.leave(waiter)
         with self._lock:
             if is_late:
                 outcome, is_stale = self._stand_in(spot)
@@ -254,7 +287,7 @@ class Cache(Policy):
             return None, False
         return Outcome(entry.value), not self._entries.is_fresh(entry)
 
-    def _land(self, flight: "_Flight", spot: Spot) -> None:
+    def _land(self, flight: Flight, spot: Spot) -> None:
         # Doing it twice does no harm: an interrupt may strike in the middle of the first time.
         with self._lock:
             if self._flights.get(spot) is flight:
@@ -266,7 +299,9 @@ class Cache(Policy):
 
     def _spot(self, call: Call) -> Spot:
         function = call.function
-        spot = (function, self.key_of(*call.args, **call.kwargs))
+        make = self.settings.key
+        key = _arguments(call.args, call.kwargs) if make is None else make(*call.args, **call.kwargs)
+        spot = (function, key)
         try:
             hash(spot)
         except TypeError as error:
@@ -282,77 +317,12 @@ class Cache(Policy):
         self._zero()
 
 
-class _Mark:
-    """
-    Marks the code that runs inside of a flight, and what that starts.
+class _Arguments(tuple[Any, ...]):
+    """A key made of arguments, equal to that of the call: told apart from any other key by its type."""
 
-    Apart from the flight, because a task that outlives it must not keep its result alive.
-
-    Attributes:
-        is_over: Whether the flight has ended, with an outcome or without one.
-
-    """
-
-    __slots__ = ("_inside", "_outside", "is_over")
-
-    def __init__(self) -> None:
-        self.is_over = False
-
-    def __enter__(self) -> None:
-        self._outside = _under_way.get()
-        self._inside = (*(mark for mark in self._outside if not mark.is_over), self)
-        _under_way.set(self._inside)
-
-    def __exit__(self, *exc_info: object) -> None:
-        if _under_way.get() is self._inside:  # else a generator ends in a context that is not its own
-            _under_way.set(self._outside)
-        del self._inside, self._outside
+    __slots__ = ()
 
 
-_under_way: ContextVar[tuple[_Mark, ...]] = ContextVar("resilience.cache", default=())
-"""Marks of the flights that the present code runs inside of."""
-
-
-class _Flight:
-    """
-    One call for a key, and who waits for what it brings.
-
-    Attributes:
-        mark: What tells the code inside of it from others.
-        waiters: Who waits, in order of arrival.
-
-    """
-
-    __slots__ = ("_is_stale", "_outcome", "_trace", "mark", "waiters")
-
-    def __init__(self) -> None:
-        self.mark = _Mark()
-        self.waiters: dict[Waiter, None] = {}
-        self._outcome: Outcome[Any] | None = None
-        self._is_stale = False
-        self._trace: TracebackType | None = None
-
-    def join(self) -> Waiter:
-        """Wait for it. The lock is held."""
-        waiter = Waiter()
-        self.waiters[waiter] = None
-        return waiter
-
-    def bring(self, outcome: Outcome[Any], *, is_stale: bool = False) -> None:
-        """Note what those who wait will get."""
-        self._outcome = outcome
-        self._is_stale = is_stale
-        self._trace = None if outcome.error is None else outcome.error.__traceback__
-
-    def brought(self) -> tuple[Outcome[Any] | None, bool]:
-        """Return what it brought, for one who waited, and whether that is stale; None if nothing."""
-        outcome = copy(self._outcome)
-        if outcome is not None and outcome.error is not None:
-            # One error, raised by many: each begins with the traceback of the call, and adds its own.
-            outcome.error.with_traceback(self._trace)
-        return outcome, self._is_stale
-
-
-def _arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
+def _arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the arguments as a key. Unlike `functools`, the order of named ones does not matter."""
     return args, tuple(sorted(kwargs.items())) if len(kwargs) > 1 else tuple(kwargs.items())

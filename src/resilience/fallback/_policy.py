@@ -62,6 +62,9 @@ class Fallback(Policy):
         on: ErrorMatch | None = None,
         classify: Classifier | None = None,
     ) -> None:
+        if value is NOT_GIVEN and handler is None and callable(name):
+            rule = "must be a non-empty string or None (write @Fallback(value=...), with parentheses)"
+            raise ConfigError("Fallback", [Problem("name", name, rule)])
         settings = all_right(
             name, lambda: FallbackSettings(value=value, handler=handler), on=on, classify=classify
         )

@@ -1,28 +1,36 @@
 """A policy for each key, such as one circuit breaker for each host."""
 
-import inspect
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import suppress
-from inspect import Parameter
-from typing import Any, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast
-from weakref import WeakKeyDictionary
+from functools import wraps
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 from resilience._runtime import fork, wrap
 from resilience._runtime.flow import Call, Flow, Inner
-from resilience._runtime.gate import Gate
-from resilience._runtime.pipeline import Pipeline
 from resilience._runtime.policy import Binding, Policy, Step, Traits, all_right
 from resilience.errors import ConfigError, Problem
+from resilience.keyed._arguments import Arguments, no_key, takes
+from resilience.keyed._batch import Batch, make, sample
+from resilience.keyed._entry import Entry, Passage
 from resilience.keyed._machine import Places
-from resilience.keyed._settings import ANY_NUMBER, KeyedSettings
+from resilience.keyed._settings import KeyedSettings
 
 P = ParamSpec("P")
 Q = TypeVar("Q", bound=Policy)
 R = TypeVar("R")
 
-MOST_BINDINGS: Final = 8
-"""Places of use that an entry remembers its step for."""
+
+def _with_parentheses(init: Callable[P, None]) -> Callable[P, None]:
+    """Say how to write the decorator where the function itself came instead of settings."""
+
+    @wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        if not kwargs and len(args) > 1 and callable(args[1]):
+            rule = "must be a non-empty string or None (write @Keyed(factory=...), with parentheses)"
+            raise ConfigError("Keyed", [Problem("name", args[1], rule)])
+        init(*args, **kwargs)
+
+    return checked
 
 
 class Keyed(Policy, Generic[Q]):
@@ -61,10 +69,20 @@ class Keyed(Policy, Generic[Q]):
 
     """
 
-    __slots__ = ("_arguments", "_lock", "_overflow", "_places", "_settings", "_version", "overflowed")
+    __slots__ = (
+        "_arguments",
+        "_batch",
+        "_lock",
+        "_overflow",
+        "_places",
+        "_settings",
+        "_version",
+        "overflowed",
+    )
 
     kind = "keyed"
 
+    @_with_parentheses
     def __init__(
         self,
         name: str | None = None,
@@ -76,9 +94,10 @@ class Keyed(Policy, Generic[Q]):
         settings = all_right(name, lambda: KeyedSettings(factory=factory, key=key, max_keys=max_keys))
         super().__init__(name)
         self._settings = settings
-        self._overflow = _Entry(self._sample(self._settings))
-        self._places: Places[_Entry[Q]] = Places(max_keys)
-        self._arguments = _Arguments()
+        self._overflow = Entry[Q](sample(settings))
+        self._places: Places[Entry[Q]] = Places(max_keys)
+        self._arguments = Arguments()
+        self._batch: Batch[Q] | None = None
         self._version = 0
         self._lock = threading.RLock()
         self.overflowed = 0
@@ -171,7 +190,7 @@ class Keyed(Policy, Generic[Q]):
         guarded = super().__call__(fn)
         key = self._settings.key
         plain: Callable[..., Any] = getattr(guarded, "__func__", guarded)  # of a classmethod, a staticmethod
-        if isinstance(key, str) and not _takes(plain, key):
+        if isinstance(key, str) and not takes(plain, key):
             rule = f"must be the name of an argument of {wrap.name_of(plain)}"
             raise ConfigError("Keyed", [Problem("key", key, rule)])
         return guarded
@@ -185,7 +204,7 @@ class Keyed(Policy, Generic[Q]):
 
         """
         if self._settings.key is None:
-            raise _no_key()
+            raise no_key()
         here = Binding(self.adopt_name(binding.name), binding.classify)
 
         def step(call: Call, inner: Inner) -> Flow:
@@ -193,36 +212,79 @@ class Keyed(Policy, Generic[Q]):
 
         return step
 
+    def obstacles(self, settings: KeyedSettings) -> list[Problem]:
+        """
+        Return why the settings cannot be taken: the factory fails, or policies cannot change so.
+
+        What the factory makes is kept for `_configure`, which follows if all is well: it is called once for
+        a key, and before anything has changed, in the pipeline around this one too.
+        """
+        self._batch = None
+        if settings.factory is self._settings.factory:
+            return []
+        with self._lock:
+            entries = self._places.entries()
+        try:
+            batch = Batch[Q](settings)
+            batch.make(entries)
+        except ConfigError as error:
+            return list(error.problems)
+        for entry, new in self._pairs(entries, batch):
+            if type(new) is type(entry.policy) and (problems := entry.policy.obstacles(new.settings)):
+                return problems  # what one of them cannot take, the others cannot
+        self._batch = batch
+        return []
+
+    def _pairs(self, entries: dict[Hashable, Entry[Q]], batch: Batch[Q]) -> list[tuple[Entry[Q], Q]]:
+        each = [(entry, batch.made[key]) for key, entry in entries.items()]
+        return [(self._overflow, batch.overflow), *each]
+
     def _configure(self, settings: KeyedSettings) -> None:
-        old = self._settings
-        if settings.factory is old.factory:
+        if settings.factory is self._settings.factory:
             with self._lock:
                 self._settings = settings
                 self._places.max_keys = settings.max_keys
             return
-        # Everything is made before anything changes: a factory that fails leaves all as it was.
-        overflow = self._sample(settings)
-        made: dict[Hashable, Q] = {}
+        batch, self._batch = self._batch, None
+        if batch is None or batch.settings is not settings:
+            batch = Batch[Q](settings)
         while True:
             with self._lock:
                 entries = self._places.entries()
-                missing = [key for key in entries if key not in made]
+                missing = [key for key in entries if key not in batch.made]
                 if not missing:
+                    self._renew(self._pairs(entries, batch))
                     self._settings = settings
                     self._places.max_keys = settings.max_keys
                     self._version += 1
                     break
-            for key in missing:
-                made[key] = self._make(settings, key, overflow)
-        self._overflow.renew(overflow)
-        for key, entry in entries.items():
-            entry.renew(made[key])
+            batch.make(missing)
         if self._name is not None:
             self._name_policies(self._name)
 
+    def _renew(self, pairs: list[tuple[Entry[Q], Q]]) -> None:
+        """Let each policy take the settings of a new one, or its place; all or none. The lock is held."""
+        before = [(entry, entry.policy) for entry, _ in pairs]
+        parts: list[Policy] = []
+        for _, policy in before:
+            parts += [policy, *policy.parts]
+        settings = [(part, part.settings, part._classify) for part in parts]
+        try:
+            for entry, new in pairs:
+                entry.renew(new)
+        except BaseException:
+            for entry, policy in before:
+                entry.put(policy)
+            for part, former, classify in settings:
+                if part.settings is not former:
+                    part._configure(former)
+                part._classify = classify
+                part._flow = None
+            raise
+
     def _around(self, binding: Binding, call: Call, inner: Inner) -> Flow:
-        key = self._key_of(call)
-        passage: _Passage[Q] = _Passage()
+        key = self._arguments.key_of(call, self._settings.key)
+        passage: Passage[Q] = Passage()
         try:
             entry = self._entry_of(key, passage)
             outcome = yield from entry.step_for(binding)(call, inner)
@@ -235,9 +297,9 @@ class Keyed(Policy, Generic[Q]):
             self._leave(passage)
         return outcome
 
-    def _entry_of(self, key: Hashable, passage: "_Passage[Q] | None") -> "_Entry[Q]":
+    def _entry_of(self, key: Hashable, passage: Passage[Q] | None) -> Entry[Q]:
         """Return the entry of *key*, made now if need be; *passage*, if any, goes through it."""
-        fresh: _Entry[Q] | None = None
+        fresh: Entry[Q] | None = None
         version = -1
         while True:
             with self._lock:
@@ -257,184 +319,17 @@ class Keyed(Policy, Generic[Q]):
                     return entry
                 settings, version = self._settings, self._version
             # User code, and so not under the lock: of two threads, one makes a policy in vain.
-            fresh = _Entry(self._make(settings, key, self._overflow.policy))
+            fresh = Entry(make(settings, key, self._overflow.policy))
 
-    def _leave(self, passage: "_Passage[Q]") -> None:
+    def _leave(self, passage: Passage[Q]) -> None:
         with self._lock:
             if passage.entry is not None:
                 passage.entry.passages.discard(passage)
 
-    def _sample(self, settings: KeyedSettings) -> Q:
-        try:
-            return self._made(settings, None)
-        except ConfigError:
-            raise
-        except Exception as error:
-            problem = Problem("factory", settings.factory, f"must make a policy, but raised {error!r}")
-            raise ConfigError("Keyed", [problem]) from error
-
-    def _make(self, settings: KeyedSettings, key: Hashable, overflow: Q) -> Q:
-        policy = self._made(settings, key)
-        if policy is overflow:
-            problem = Problem("factory", settings.factory, "must make a new policy each time")
-            raise ConfigError("Keyed", [problem])
-        return policy
-
-    def _made(self, settings: KeyedSettings, key: Hashable) -> Q:
-        policy = settings.make(key)
-        if not isinstance(policy, Policy):
-            problem = Problem("factory", settings.factory, f"must make a policy, but made {policy!r}")
-            raise ConfigError("Keyed", [problem])
-        return cast("Q", policy)
-
-    def _key_of(self, call: Call) -> Hashable:
-        function, how = call.function, self._settings.key
-        if how is None:  # taken away at run time
-            raise _no_key()
-        key: Hashable
-        if isinstance(how, str):
-            key = self._arguments.find(function, how, call)
-        else:
-            key = how(*call.args, **call.kwargs)
-        try:
-            hash(key)
-        except TypeError as error:
-            raise TypeError(f"{wrap.name_of(function)}: {key!r} cannot be a key: {error}") from error
-        return key
-
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
         # Entries anew, because a call that goes on in the child still leaves the old one.
-        self._overflow = _Entry(self._overflow.policy)
+        self._overflow = Entry(self._overflow.policy)
         for key, entry in self._places.entries().items():
-            self._places.put(key, _Entry(entry.policy))
+            self._places.put(key, Entry(entry.policy))
         self._places.evicted = self.overflowed = 0
-
-
-class _Passage(Generic[Q]):
-    """
-    One call's way through a policy, or through what a stream's end still has to settle.
-
-    Attributes:
-        entry: Where the policy is; None before it was found.
-
-    """
-
-    __slots__ = ("entry",)
-
-    def __init__(self) -> None:
-        self.entry: _Entry[Q] | None = None
-
-
-class _Entry(Generic[Q]):
-    """
-    A key's policy.
-
-    Attributes:
-        policy: The policy.
-        passages: Who goes through it now.
-
-    """
-
-    __slots__ = ("_steps", "passages", "policy")
-
-    def __init__(self, policy: Q) -> None:
-        self.policy = policy
-        self.passages: set[_Passage[Q]] = set()
-        self._steps: dict[int, tuple[Binding, Step]] = {}
-
-    def is_idle(self) -> bool:
-        """Whether nobody goes through the policy, and it is as a new one."""
-        return not self.passages and _is_idle(self.policy)
-
-    def step_for(self, binding: Binding) -> Step:
-        """Return the policy's step for *binding*, the same one each time."""
-        spot = id(binding.classify)  # the name is always that of the Keyed
-        known = self._steps.get(spot)
-        if known is None:
-            if len(self._steps) >= MOST_BINDINGS:
-                self._steps = {}  # somebody brings a new classifier each time
-            # With its binding, so that the classifier's id stays its own.
-            known = self._steps.setdefault(spot, (binding, self.policy.step_for(binding)))
-        return known[1]
-
-    def renew(self, other: Q) -> None:
-        """Take the settings of *other* and keep the state, if it is of the same type; else take it."""
-        if type(other) is type(self.policy):
-            self.policy.take_settings(other)
-        else:
-            self.policy = other
-        self._steps = {}
-
-
-def _is_idle(policy: Policy) -> bool:
-    """Ask a policy whether it is as a new one. A gate that does not say is not, anything else is."""
-    says: bool | None = getattr(policy, "is_idle", None)
-    if says is not None:
-        return says
-    if isinstance(policy, Pipeline):
-        return all(_is_idle(each) for each in policy.policies)
-    return not isinstance(policy, Gate)
-
-
-def _no_key() -> ConfigError:
-    rule = "must be given to guard functions; without it, ask for a policy: keyed[key]"
-    return ConfigError("Keyed", [Problem("key", None, rule)])
-
-
-class _Arguments:
-    """Finds an argument of a call by its name."""
-
-    __slots__ = ("_places",)
-
-    def __init__(self) -> None:
-        self._places: WeakKeyDictionary[Any, dict[str, _Place]] = WeakKeyDictionary()
-
-    def find(self, function: Any, name: str, call: Call) -> Any:
-        """Return the argument called *name*, or its default."""
-        if name in call.kwargs:
-            return call.kwargs[name]
-        # A bound method is a new object each time; its function stays, and has one argument more.
-        lasting = function.__func__ if inspect.ismethod(function) else function
-        args = call.args if lasting is function else (function.__self__, *call.args)
-        position, default = self._place(lasting, name)
-        if position is not None and position < len(args):
-            return args[position]
-        if default is Parameter.empty:
-            raise TypeError(f"{wrap.name_of(function)}: the call has no argument {name!r} to be its key")
-        return default
-
-    def _place(self, function: Any, name: str) -> "_Place":
-        known: dict[str, _Place] = {}
-        with suppress(TypeError):  # an object that cannot be a weak key is looked at each time
-            known = self._places.setdefault(function, known)
-        if name not in known:
-            known[name] = _place(function, name)
-        return known[name]
-
-
-_Place: TypeAlias = tuple[int | None, object]
-"""Where an argument is among the positional ones, if it is, and its default, if it has one."""
-
-
-def _place(function: Callable[..., Any], name: str) -> _Place:
-    for position, parameter in enumerate(_parameters(function)):
-        if parameter.name == name and parameter.kind not in ANY_NUMBER:
-            is_named_only = parameter.kind is Parameter.KEYWORD_ONLY
-            return (None if is_named_only else position), parameter.default
-    return None, Parameter.empty
-
-
-def _takes(function: Callable[..., Any], name: str) -> bool:
-    """Whether a call of *function* may have an argument called *name*."""
-    return any(
-        each.kind is Parameter.VAR_KEYWORD or (each.name == name and each.kind not in ANY_NUMBER)
-        for each in _parameters(function)
-    )
-
-
-def _parameters(function: Callable[..., Any]) -> list[Parameter]:
-    try:
-        return list(inspect.signature(function).parameters.values())
-    except ValueError:  # a builtin that does not tell
-        return []

@@ -7,12 +7,12 @@ from typing import Self
 
 from resilience import _clock
 from resilience._core.check import Check
-from resilience._runtime import fork
+from resilience._runtime import budgets, fork
 from resilience._runtime.flow import Waiter
 from resilience.testing._tasks import Tasks
 from resilience.testing._threads import Threads, Worker
 from resilience.testing._timeline import Timeline, Timer
-from resilience.typing import Clock, Seconds
+from resilience.typing import Budget, Clock, Seconds
 
 
 class FakeClock:
@@ -22,9 +22,15 @@ class FakeClock:
     It takes the place of the package's clock, sleeps and timeouts, for policies made before as
     well. It does not touch ``time.sleep``, ``asyncio.sleep`` or anything else in your own code.
 
+    It begins without any default budget, the one that retries and hedges of one name share, and puts
+    the former ones back at its end: what one test spends, another one does not miss. Nothing else is
+    set apart. A budget passed as ``budget=``, and whatever a policy that was made before has learnt
+    (a circuit that is open, permits, latencies, cached results), is the same in the block and after it.
+
     It moves by itself as soon as nothing else can happen. On a thread that is at once: a backoff of
     ten seconds takes none. In an event loop that is when every other task is blocked; those who
-    sleep then wake one by one, in the order of their instants. A timeout alone never moves it.
+    sleep then wake one by one, in the order of their instants, each at its own, and at one instant
+    in the order in which they went to sleep, after the timeouts. A timeout alone never moves it.
 
     Args:
         start: The first instant, in seconds. Default: the real monotonic time, or where an earlier
@@ -60,13 +66,13 @@ class FakeClock:
         self._timeline = Timeline(first, auto=auto_advance)
         self._threads = Threads(self._timeline)
         self._tasks = Tasks(self._timeline)
-        self._outer: tuple[Clock, FakeClock | None] | None = None
+        self._outer: tuple[Clock, FakeClock | None, dict[str, Budget]] | None = None
         fork.register(self)
 
     def __enter__(self) -> Self:
         if self._outer is not None:
             raise RuntimeError("a FakeClock is entered once: make a new one")
-        self._outer = _clock.monotonic, _clock.fake
+        self._outer = _clock.monotonic, _clock.fake, budgets.replace({})
         _clock.monotonic, _clock.fake = self, self
         return self
 
@@ -77,7 +83,8 @@ class FakeClock:
         traceback: TracebackType | None,
     ) -> None:
         if self._outer is not None:
-            _clock.monotonic, _clock.fake = self._outer
+            _clock.monotonic, _clock.fake, former = self._outer
+            budgets.replace(former)
         _latest.instant = max(_latest.instant, self.now())
         self._timeline.over = True
         self._threads.wake_all()
@@ -94,6 +101,8 @@ class FakeClock:
     def advance(self, seconds: Seconds) -> None:
         """
         Let *seconds* pass: fire the timeouts on the way, in order, and wake whoever is due.
+
+        Those who slept run after that, in order, and see the time at its end.
 
         Args:
             seconds: How long, a finite number >= 0.

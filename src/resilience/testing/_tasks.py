@@ -86,7 +86,7 @@ class Tasks:
             if sleeper.woken or heap[0] is not sleeper:
                 continue
             # When a timer is fired, what it sets off comes first: it may end this very sleep.
-            if sleeper.due <= timeline.now or not timeline.move(sleeper.due):
+            if not timeline.move(sleeper.due):
                 return
 
     def _leave(self, sleeper: TaskSleeper, heap: list[TaskSleeper], loop: object) -> None:

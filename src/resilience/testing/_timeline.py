@@ -109,22 +109,26 @@ class Timeline:
         return timer
 
     def move(self, until: Seconds) -> bool:
-        """Move to *until*, or to the first timers on the way; return whether there were any."""
+        """
+        Move to *until*, or to the first timer on the way; return whether there was one.
+
+        One at a time, also of those for the same instant: who moves the time may let what one sets
+        off come to rest before the next, since trio resumes what becomes ready together in any order.
+        """
         with self.lock:
+            callback: Callable[[], object] | None = None
             instant = until
-            callbacks: list[Callable[[], object]] = []
-            while self._timers and self._timers[0].due <= instant:
+            while callback is None and self._timers and self._timers[0].due <= until:
                 timer = heapq.heappop(self._timers)
                 if timer.callback is not None:
-                    instant = timer.due
-                    callbacks.append(timer.callback)
+                    instant, callback = timer.due, timer.callback
             self.now = max(self.now, instant)
             sleepers = sorted(sleeper for due in self.due for sleeper in due())
-        for callback in callbacks:
+        if callback is not None:
             callback()
         for sleeper in sleepers:
             sleeper.wake()
-        return bool(callbacks)
+        return callback is not None
 
     def move_all_the_way(self, until: Seconds) -> None:
         """Move to *until*, stopping at every timer on the way."""
