@@ -1,5 +1,6 @@
 """The golden path: what it is made of, what can be replaced, and how it behaves in an outage."""
 
+import asyncio
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from resilience import (
     CircuitBreaker,
     CircuitOpenError,
     CircuitState,
+    ConcurrencyLimiter,
     ConfigError,
     Pipeline,
     Retry,
@@ -21,6 +23,7 @@ from resilience._runtime import budgets
 from resilience._runtime import pipeline as runtime_pipeline
 from resilience.backoff import constant
 from resilience.errors import DeadlineExceededError
+from resilience.limits import Aimd
 from resilience.outcome import bad_results
 from resilience.standard import ATTEMPT_TIMEOUT, TOTAL_TIMEOUT
 from resilience.testing import delayed, fail_times, script
@@ -37,12 +40,38 @@ def problems(**parts):
 # --- what it is made of ------------------------------------------------------------------------------------------
 
 
-def test_it_is_total_timeout_retry_breaker_and_attempt_timeout():
+def test_it_is_total_timeout_retry_breaker_adaptive_limit_and_attempt_timeout():
     """composition-6 (Microsoft): the defaults are valid."""
     pipeline = Pipeline.standard("stock")
-    assert [policy.kind for policy in pipeline.policies] == ["timeout", "retry", "circuit_breaker", "timeout"]
-    total, _, _, attempt = pipeline.policies
+    kinds = [policy.kind for policy in pipeline.policies]
+    assert kinds == ["timeout", "retry", "circuit_breaker", "concurrency_limiter", "timeout"]
+    total, _, breaker, limiter, attempt = pipeline.policies
     assert (total.settings.duration, attempt.settings.duration) == (TOTAL_TIMEOUT, ATTEMPT_TIMEOUT)
+    assert (breaker.settings.break_duration, breaker.settings.break_factor) == (1.0, 1.0)
+    assert isinstance(limiter.settings.limit, Aimd)
+
+
+def test_no_two_share_a_limit_that_learns():
+    first, second = (Pipeline.standard("stock").policies[3].settings.limit for _ in range(2))
+    assert first is not second
+
+
+def test_a_call_waits_for_a_place_for_a_third_of_the_total_but_at_most_a_second():
+    waits = [
+        Pipeline.standard("stock", total_timeout=total).policies[-2].settings.max_wait
+        for total in (0.6, 3.0, 60.0, None)
+    ]
+    assert waits == [pytest.approx(0.2), 1.0, 1.0, 1.0]
+
+
+def test_a_burst_at_the_start_is_served_in_turn(fake_clock):
+    pipeline = Pipeline.standard("stock")
+    fetch = script(*[delayed(0.05, number) for number in range(100)]).acall
+
+    async def main():
+        return await asyncio.gather(*(pipeline.acall(fetch) for _ in range(100)))
+
+    assert sorted(asyncio.run(main())) == list(range(100))
 
 
 def test_all_its_policies_have_its_name():
@@ -67,10 +96,16 @@ def test_two_of_them_share_nothing_but_the_budget():
 def test_every_part_can_be_replaced():
     total, attempt = Timeout(9.0), Timeout(2.0)
     retry, breaker = Retry(attempts=2), CircuitBreaker(consecutive_failures=3)
+    limiter = ConcurrencyLimiter(limit=5)
     pipeline = Pipeline.standard(
-        "stock", total_timeout=total, retry=retry, circuit_breaker=breaker, attempt_timeout=attempt
+        "stock",
+        total_timeout=total,
+        retry=retry,
+        circuit_breaker=breaker,
+        concurrency_limiter=limiter,
+        attempt_timeout=attempt,
     )
-    assert pipeline.policies == (total, retry, breaker, attempt)
+    assert pipeline.policies == (total, retry, breaker, limiter, attempt)
 
 
 def test_the_timeouts_may_be_given_in_seconds():
@@ -84,14 +119,22 @@ def test_an_attempt_has_a_third_of_the_total_but_at_most_a_second(total, attempt
     assert pipeline.policies[-1].settings.duration == pytest.approx(attempt)
 
 
-@pytest.mark.parametrize("part", ["total_timeout", "retry", "circuit_breaker", "attempt_timeout"])
+PARTS = ["total_timeout", "retry", "circuit_breaker", "concurrency_limiter", "attempt_timeout"]
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_every_part_can_be_left_out(part):
-    assert len(Pipeline.standard("stock", **{part: None}).policies) == 3
+    assert len(Pipeline.standard("stock", **{part: None}).policies) == 4
 
 
 def test_with_every_part_left_out_it_is_just_the_call(runtime):
     pipeline = Pipeline.standard(
-        "stock", total_timeout=None, retry=None, circuit_breaker=None, attempt_timeout=None
+        "stock",
+        total_timeout=None,
+        retry=None,
+        circuit_breaker=None,
+        concurrency_limiter=None,
+        attempt_timeout=None,
     )
 
     async def body():

@@ -7,7 +7,9 @@ from resilience._runtime import budgets
 from resilience._runtime import pipeline as _pipeline
 from resilience._runtime.policy import Policy, inherited_problems
 from resilience.circuit_breaker import CircuitBreaker
+from resilience.concurrency_limiter import ConcurrencyLimiter
 from resilience.errors import ConfigError, Problem, shown
+from resilience.limits import Aimd
 from resilience.outcome import Classifier, ErrorMatch
 from resilience.retry import Retry
 from resilience.retry_budget import RetryBudget
@@ -22,6 +24,17 @@ ATTEMPT_TIMEOUT: Seconds = 1.0
 
 ATTEMPTS_IN_TOTAL = 3
 """Attempts that the total time has room for by default, each of full length: as many as `Retry` makes."""
+
+MAX_WAIT: Seconds = 1.0
+"""Longest default time in line for a place: where an answer takes less than that, a burst of calls is served
+in turn instead of refused, while the limit is still finding itself."""
+
+MAX_QUEUE = 100
+"""Default for how many calls may stand in that line."""
+
+BREAK_DURATION: Seconds = 1.0
+"""Default break of its circuit, always the same: in the simulator one probe a second finds out early enough
+that a dependency is back, where a break of five seconds, doubled, costs more calls than it saves."""
 
 
 class _Default(enum.Enum):
@@ -49,20 +62,24 @@ class Pipeline(_pipeline.Pipeline):  # noqa: D101  # it has that of its base
         total_timeout: Seconds | Timeout | None = TOTAL_TIMEOUT,
         retry: Retry | _Default | None = DEFAULT,
         circuit_breaker: CircuitBreaker | _Default | None = DEFAULT,
+        concurrency_limiter: ConcurrencyLimiter | _Default | None = DEFAULT,
         attempt_timeout: Seconds | Timeout | _Default | None = DEFAULT,
         on: ErrorMatch | None = None,
         classify: Classifier | None = None,
     ) -> Self:
         """
-        Return the golden path: total timeout, retry with a budget, circuit breaker, attempt timeout.
+        Return the golden path, from the outside in.
 
-        Every part can be replaced by one of its kind, or left out with None.
+        A total timeout; retries, paid from a budget; a circuit breaker; a concurrency limit that finds itself;
+        a timeout for each attempt. Every part can be replaced by one of its kind, or left out with None.
 
         Args:
             name: Name for telemetry, errors and the retry budget.
             total_timeout: Seconds for a call with all its attempts, > 0, or a `Timeout`.
             retry: Default ``Retry()``: three attempts, full jitter, paid from the budget of *name*.
-            circuit_breaker: Default ``CircuitBreaker()``.
+            circuit_breaker: Default ``CircuitBreaker(break_duration=1.0, break_factor=1.0)``.
+            concurrency_limiter: Default `resilience.limits.Aimd`, with up to 100 calls in line for at most
+                1.0 s, or for a third of the total if that is less.
             attempt_timeout: Seconds for one attempt, > 0 and less than the total, or a `Timeout`.
                 Default: a third of the total, at most 1.0.
             on: Errors that count as bad: a type, a tuple of types, or a predicate.
@@ -74,7 +91,7 @@ class Pipeline(_pipeline.Pipeline):  # noqa: D101  # it has that of its base
         Example:
             >>> inventory = Pipeline.standard("inventory", total_timeout=2.0, attempt_timeout=0.5)
             >>> [policy.kind for policy in inventory.policies]
-            ['timeout', 'retry', 'circuit_breaker', 'timeout']
+            ['timeout', 'retry', 'circuit_breaker', 'concurrency_limiter', 'timeout']
 
         """
         problems = inherited_problems(name, on, classify)
@@ -84,11 +101,8 @@ class Pipeline(_pipeline.Pipeline):  # noqa: D101  # it has that of its base
         parts: list[tuple[str, type[Policy], object]] = [
             ("total_timeout", Timeout, total),
             ("retry", Retry, Retry() if retry is DEFAULT else retry),
-            (
-                "circuit_breaker",
-                CircuitBreaker,
-                CircuitBreaker() if circuit_breaker is DEFAULT else circuit_breaker,
-            ),
+            ("circuit_breaker", CircuitBreaker, _circuit_breaker(circuit_breaker)),
+            ("concurrency_limiter", ConcurrencyLimiter, _concurrency_limiter(concurrency_limiter, total)),
             ("attempt_timeout", Timeout, _attempt_timeout(attempt_timeout, total, problems)),
         ]
         problems += [
@@ -113,13 +127,28 @@ def _timeout(setting: str, given: Seconds | Timeout | None, problems: list[Probl
         return None
 
 
+def _circuit_breaker(given: object) -> object:
+    return CircuitBreaker(break_duration=BREAK_DURATION, break_factor=1.0) if given is DEFAULT else given
+
+
+def _concurrency_limiter(given: object, total: Timeout | None) -> object:
+    if given is not DEFAULT:
+        return given
+    return ConcurrencyLimiter(limit=Aimd(), max_queue=MAX_QUEUE, max_wait=_share(total, MAX_WAIT))
+
+
 def _attempt_timeout(
     given: Seconds | Timeout | _Default | None, total: Timeout | None, problems: list[Problem]
 ) -> Timeout | None:
     if given is not DEFAULT:
         return _timeout("attempt_timeout", given, problems)
-    bound = total.traits.bound if isinstance(total, Timeout) else None
-    return Timeout(ATTEMPT_TIMEOUT if bound is None else min(ATTEMPT_TIMEOUT, bound / ATTEMPTS_IN_TOTAL))
+    return Timeout(_share(total, ATTEMPT_TIMEOUT))
+
+
+def _share(total: Timeout | None, most: Seconds) -> Seconds:
+    """Return a third of the total, and *most* at most."""
+    bound = None if total is None else total.traits.bound
+    return most if bound is None else min(most, bound / ATTEMPTS_IN_TOTAL)
 
 
 def _default_budget(name: str) -> RetryBudget:

@@ -73,6 +73,7 @@ class Sample:
             says nothing about how long the work takes; a timeout says that it takes at least so long,
             and without it only those that were fast would be looked at.
         shortest: Seconds that the fastest of the good calls took, or None if there were none.
+        quantile: The quantile of the same times that the limit asked for, or None if it asked for none.
 
     """
 
@@ -84,6 +85,23 @@ class Sample:
     peak: int
     mean: Seconds | None
     shortest: Seconds | None
+    quantile: Seconds | None = None
+
+    @property
+    def drops(self) -> int:
+        """Calls that say that the dependency has too much to do: timed out or throttled."""
+        return self.timed_out + self.throttled
+
+    @property
+    def drop_ratio(self) -> Ratio:
+        """Share of drops in the calls that ended well or were dropped; 0 if there were none."""
+        drops = self.drops
+        return drops / (drops + self.good) if drops else 0.0
+
+    @property
+    def latency(self) -> Seconds | None:
+        """The quantile if the limit asked for one, else the mean."""
+        return self.mean if self.quantile is None else self.quantile
 
     @property
     def calls(self) -> int:
@@ -96,17 +114,19 @@ class Limit(Protocol):
     """
     What may be given as ``limit=`` in place of a number. One object serves one limiter.
 
-    The limiter takes a sample when something happens to a call *window* seconds or more after it took the
-    one before, or after it got the limit: when a call is admitted, refused, ends or leaves the line. While
-    nobody calls there are no samples, and the first one after a pause covers the pause too; a sample may be
-    about no call at all. `on_sample` runs in the thread or task of that call and outside all locks, never
-    for two samples of one limiter at once: what falls due meanwhile comes with a later sample. Afterwards
-    the limiter reads `limit` and `window`, and then not again until after the next sample.
+    The limiter takes a sample as soon as a call ends *window* seconds or more after the one before; a sample
+    always covers at least one call. `on_sample` runs in the thread or task of that call and outside all
+    locks, never for two samples of one limiter at once: what falls due meanwhile comes with a later sample.
+    Afterwards the limiter reads `limit` and `window`, and then not again until after the next sample.
 
-    A fraction of a limit is cut off, and less than 1 counts as 1: with none in flight nothing would ever be
-    learnt again. A limit that is no finite number changes nothing, nor does a *window* that is neither
-    None nor a finite number above 0. If `on_sample` or reading them raises, the call goes on, all stays as
-    it was, and the event ``resilience.concurrency_limiter.limit_failed`` says so.
+    A fraction of a limit is cut off. Below 1, one call runs at a time, and after each the limiter rests so
+    long that calls are under way only that share of the time: many small clients would be too many
+    otherwise, with one call each. A limit that is no finite number changes nothing, nor does a *window* that
+    is neither None nor a finite number of at least 0. If `on_sample` or reading them raises,
+    the call goes on, all stays as it was, and the event ``resilience.concurrency_limiter.limit_failed`` says so.
+
+    Two attributes may be there besides: ``quantile``, in (0, 1), asks for that quantile of the times in every
+    sample; ``cause`` is a word for the latest change, which its event carries.
     """
 
     @property
@@ -116,7 +136,7 @@ class Limit(Protocol):
 
     @property
     def window(self) -> Seconds | None:
-        """Seconds that a sample covers, > 0; None if the limit never changes and needs no samples."""
+        """Seconds that a sample covers, 0 for one per call; None if the limit never changes and needs none."""
         ...
 
     def on_sample(self, sample: Sample) -> None:

@@ -9,7 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from resilience._core.permit import NEVER, Refusal
 from resilience.concurrency_limiter import _machine
 from resilience.concurrency_limiter._limit import Sample, terms_of
-from resilience.concurrency_limiter._machine import Bulkhead, Slot
+from resilience.concurrency_limiter._machine import LONGEST_REST, Bulkhead, Slot
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
 from resilience.outcome import Verdict
 
@@ -21,10 +21,9 @@ def make(limit=2, now=0.0):
 class Learning:
     """A limit in the fewest lines: it halves when calls are throttled or time out, else it grows by one."""
 
-    window = 1.0
-
-    def __init__(self, limit=20):
+    def __init__(self, limit=20, window=1.0):
         self.limit = limit
+        self.window = window
 
     def on_sample(self, sample):
         if sample.throttled or sample.timed_out:
@@ -216,13 +215,14 @@ def test_another_window_holds_for_the_sample_that_has_begun_too():
     bulkhead = make(Learning(10), now=100.0)
     bulkhead.set_window(0.25)
     assert bulkhead.window_end == 100.25
+    bulkhead.settle(bulkhead.admit(100.0), Verdict.GOOD, 100.5)
     bulkhead.take_sample(101.0)
     assert bulkhead.window_end == 101.25
     bulkhead.set_window(None)
     assert bulkhead.window_end == math.inf
 
 
-@pytest.mark.parametrize("window", [math.nan, math.inf, 0, -1.0, True, "1"])
+@pytest.mark.parametrize("window", [math.nan, math.inf, -0.1, -1.0, True, "1"])
 def test_a_window_that_is_no_length_of_time_changes_nothing(window):
     bulkhead = make(Learning(10))
     bulkhead.set_window(window)
@@ -264,7 +264,78 @@ def test_the_next_sample_begins_anew_with_what_is_in_flight():
         now=2.25, good=0, bad=1, timed_out=0, throttled=0, peak=1, mean=None, shortest=None
     )
     assert bulkhead.window_end == 3.25
-    assert bulkhead.take_sample(4.0).calls == 0
+
+
+def test_a_window_in_which_no_call_ended_goes_on_until_one_does():
+    bulkhead = make(Learning(10))
+    slots = [bulkhead.admit(0.0), bulkhead.admit(0.0)]
+    bulkhead.settle(slots[0], Verdict.IGNORED, 0.5)
+    assert bulkhead.take_sample(5.0) is None
+    bulkhead.settle(slots[1], Verdict.GOOD, 6.0)
+    sample = bulkhead.take_sample(6.0)
+    assert (sample.calls, sample.peak, bulkhead.window_end) == (1, 2, 7.0)
+
+
+def test_a_window_of_no_length_gives_a_sample_for_each_call():
+    bulkhead = make(Learning(10, window=0))
+    first, second = bulkhead.admit(0.0), bulkhead.admit(0.0)
+    assert bulkhead.take_sample(0.0) is None
+    bulkhead.settle(first, Verdict.GOOD, 0.25)
+    sample = bulkhead.take_sample(0.25)
+    assert (sample.calls, sample.peak) == (1, 2)
+    bulkhead.settle(second, Verdict.TIMED_OUT, 0.25)
+    sample = bulkhead.take_sample(0.25)
+    assert (sample.calls, sample.peak) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("quantile", "time"), [(0.5, 0.25), (0.75, 0.5), (0.999, 1.0), (0.01, 0.125), (None, None)]
+)
+def test_a_limit_may_ask_for_a_quantile_of_the_times(quantile, time):
+    learning = Learning(10)
+    learning.quantile = quantile
+    bulkhead = make(learning)
+    slots = [bulkhead.admit(0.0) for _ in range(5)]
+    for slot, took in zip(slots, (0.125, 0.25, 0.5, 1.0), strict=False):
+        bulkhead.settle(slot, Verdict.GOOD, took)
+    bulkhead.settle(slots[4], Verdict.BAD, 100.0)
+    sample = bulkhead.take_sample(100.0)
+    assert (sample.quantile, sample.latency) == (time, sample.mean if time is None else time)
+    bulkhead.settle(bulkhead.admit(100.0), Verdict.BAD, 200.0)
+    assert bulkhead.take_sample(200.0).quantile is None
+
+
+def test_below_one_it_rests_after_each_call_in_proportion_to_what_it_took():
+    bulkhead = make(limit=4)
+    bulkhead.resize(0.25)
+    assert bulkhead.limit == 1
+    bulkhead.settle(bulkhead.admit(0.0), Verdict.BAD, 0.5)
+    refusal = bulkhead.admit(1.0)
+    assert isinstance(refusal, Refusal)
+    assert refusal.retry_after == 1.0
+    slot = bulkhead.admit(2.0)
+    assert isinstance(slot, Slot)
+    assert bulkhead.admit(2.0) is NEVER
+    bulkhead.settle(slot, Verdict.TIMED_OUT, 12.0)
+    assert bulkhead.admit(12.0).retry_after == LONGEST_REST
+    bulkhead.resize(1.0)
+    assert isinstance(bulkhead.admit(12.0), Slot)
+
+
+def test_a_call_that_taught_nothing_asks_for_no_rest():
+    bulkhead = make(limit=4)
+    bulkhead.resize(0.5)
+    bulkhead.settle(bulkhead.admit(0.0), Verdict.IGNORED, 1.0)
+    bulkhead.release(bulkhead.admit(1.0), 2.0)
+    assert isinstance(bulkhead.admit(2.0), Slot)
+
+
+def test_a_child_process_does_not_rest_for_its_parent():
+    bulkhead = make(limit=4)
+    bulkhead.resize(0.5)
+    bulkhead.settle(bulkhead.admit(0.0), Verdict.GOOD, 1.0)
+    bulkhead.after_fork(1.0)
+    assert isinstance(bulkhead.admit(1.0), Slot)
 
 
 def test_each_sample_has_its_own_mean_and_its_own_fastest_call():
@@ -285,7 +356,7 @@ def test_a_late_result_from_before_a_fork_is_in_no_sample():
     bulkhead.after_fork(0.0)
     for slot, verdict in zip(slots, Verdict, strict=True):
         bulkhead.settle(slot, verdict, 0.5)
-    assert bulkhead.take_sample(1.0).calls == 0
+    assert bulkhead.take_sample(1.0) is None
 
 
 def test_a_timeout_counts_in_the_mean_but_is_nobodys_fastest():
@@ -320,8 +391,10 @@ def test_a_fork_begins_a_new_window():
     bulkhead.admit(0.5)
     bulkhead.after_fork(0.75)
     assert bulkhead.window_end == 1.75
-    sample = bulkhead.take_sample(1.75)
-    assert (sample.calls, sample.peak) == (0, 0)
+    assert bulkhead.take_sample(1.75) is None
+    bulkhead.settle(bulkhead.admit(1.75), Verdict.GOOD, 2.0)
+    sample = bulkhead.take_sample(2.0)
+    assert (sample.calls, sample.bad, sample.peak) == (1, 0, 1)
 
 
 def test_a_limit_of_ten_lines_learns():
@@ -348,7 +421,7 @@ def test_a_clock_that_goes_back_counts_as_standing_still():
     bulkhead.settle(bulkhead.admit(9.0), Verdict.GOOD, 10.75)
     sample = bulkhead.take_sample(11.0)
     assert (sample.good, sample.mean, sample.shortest) == (2, 0.125, 0.0)
-    bulkhead.release(bulkhead.admit(11.5), 12.0)
+    bulkhead.settle(bulkhead.admit(11.5), Verdict.BAD, 12.0)
     assert bulkhead.take_sample(3.0).now == 12.0
 
 
@@ -418,7 +491,9 @@ class BulkheadRules(RuleBasedStateMachine):
     @rule()
     def take_sample(self):
         sample = self.bulkhead.take_sample(self.now)
-        assert (sample is None) == (self.now < self.begun + 1.0)
+        is_due = self.now >= self.begun + 1.0
+        taught = sum(count for verdict, count in self.ended.items() if verdict is not Verdict.IGNORED)
+        assert (sample is not None) == (is_due and taught > 0)
         if sample is not None:
             fastest = [took for took, verdict in self.took if verdict is Verdict.GOOD]
             assert sample == Sample(

@@ -921,17 +921,89 @@ def test_a_window_that_a_limit_changes_holds_from_then_on(runtime, fake_clock):
 
 
 @pytest.mark.parametrize("happens", ["admitted", "refused"])
-def test_a_call_that_begins_brings_the_sample_that_is_due(runtime, fake_clock, happens):
+def test_a_call_that_begins_is_no_reason_for_a_sample(runtime, fake_clock, happens):
     learning = Learning(1)
     limited = limiter(learning)
 
     async def body():
         permit = limited.try_acquire() if happens == "refused" else None
         fake_clock.advance(5.0)
-        assert learning.samples == []
         assert bool(limited.try_acquire()) is (permit is None)
-        (sample,) = learning.samples
-        assert (sample.calls, sample.now) == (0, fake_clock.now())
+        assert learning.samples == []
+
+    runtime.run(body)
+
+
+def test_a_pinned_limit_stays_until_it_is_released(runtime, fake_clock, recorded_events):
+    limited = limiter(Learning(2, 7))
+
+    async def body():
+        limited.pin(3)
+        assert limited.limit == 3
+        await runtime.call(limited, script(delayed(1.0)))
+        assert limited.limit == 3
+        limited.unpin()
+        assert limited.limit == 7
+        limited.unpin()
+
+    runtime.run(body)
+    changes = [
+        (
+            event.attributes["resilience.limiter.previous_limit"],
+            event.attributes["resilience.limiter.limit"],
+            event.attributes["resilience.limiter.change"],
+            event.attributes["resilience.limiter.cause"],
+        )
+        for event in recorded_events
+        if event.name == "resilience.concurrency_limiter.limit_change"
+    ]
+    assert changes == [(2, 3, "increase", "pinned"), (3, 7, "increase", "unpinned")]
+
+
+def test_a_pinned_limit_outlives_other_settings():
+    limited = limiter(5)
+    limited.pin(3)
+    limited.reconfigure(limit=9)
+    assert limited.limit == 3
+    limited.unpin()
+    assert limited.limit == 9
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.5, True, "3", None])
+def test_what_is_no_limit_cannot_be_pinned(limit):
+    limited = limiter(5)
+    with pytest.raises(ConfigError, match="limit must be a whole number >= 1"):
+        limited.pin(limit)
+    limited.unpin()
+    assert limited.limit == 5
+
+
+def test_those_in_line_are_served_when_a_limit_is_pinned_higher(runtime, still_clock):
+    limited = queueing(1)
+
+    async def body():
+        busy = await Busy(runtime, limited).run(1)
+        job = await busy.queue(busy.fetch)
+        limited.pin(2)
+        await busy.dependency.called(2)
+        assert (limited.inflight, limited.queued) == (2, 0)
+        for request in busy.dependency.requests:
+            request.answer()
+        await job
+
+    runtime.run(body)
+
+
+def test_the_line_waits_while_a_limit_below_one_rests(runtime, fake_clock):
+    limited = limiter(Learning(1, 0.5), max_queue=3, max_wait=10.0)
+
+    async def body():
+        await runtime.call(limited, script(delayed(1.0)))
+        began = fake_clock.now()
+        await runtime.call(limited, script(delayed(1.0)))  # the first one taught it to rest
+        assert fake_clock.now() - began == pytest.approx(1.0)
+        await runtime.call(limited, script(delayed(1.0)))
+        assert fake_clock.now() - began == pytest.approx(3.0)
 
     runtime.run(body)
 
@@ -994,7 +1066,7 @@ def test_a_limit_that_was_replaced_while_it_learnt_says_nothing_any_more(
         assert limited.limit == 7
 
     runtime.run(body)
-    assert changes(recorded_events) == []
+    assert changes(recorded_events) == [("reports", "increase", 2, 7)]  # by the new settings
 
 
 def test_cancelled_and_ignored_calls_teach_a_limit_nothing(async_runtime, fake_clock):

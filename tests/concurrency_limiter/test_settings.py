@@ -89,7 +89,7 @@ def test_what_learns_a_limit_must_start_with_one(start):
     assert problems(limit=Learning(limit=start)) == ["limit.limit"]
 
 
-@pytest.mark.parametrize("window", [NAN, INF, 0, -1, True, "1"])
+@pytest.mark.parametrize("window", [NAN, INF, -0.1, -1, True, "1"])
 def test_what_learns_a_limit_must_say_over_what_time(window):
     assert problems(limit=Learning(window=window)) == ["limit.window"]
 

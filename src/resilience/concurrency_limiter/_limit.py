@@ -21,7 +21,7 @@ to do, and otherwise grows by one if it was in use::
 from typing import NamedTuple
 
 from resilience._core.check import Check
-from resilience.typing import Limit, Sample, Seconds
+from resilience.typing import Limit, Ratio, Sample, Seconds
 
 __all__ = ["FixedLimit", "Limit", "Sample", "Terms", "terms_of"]
 
@@ -63,14 +63,16 @@ class Terms(NamedTuple):
         source: The limit.
         limit: How many calls may run at once.
         window: Seconds that a sample covers, or None for no samples.
+        quantile: Which quantile of the times a sample is to tell, or None.
 
     """
 
     source: Limit
     limit: float
     window: Seconds | None
+    quantile: Ratio | None = None
 
 
 def terms_of(source: Limit) -> Terms:
     """Ask a limit for its terms. It may be a user's, and raise anything."""
-    return Terms(source, source.limit, source.window)
+    return Terms(source, source.limit, source.window, getattr(source, "quantile", None))

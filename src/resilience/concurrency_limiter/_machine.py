@@ -23,10 +23,13 @@ is noted as well, after the place was taken and when the call ended well::
     if took < cell.shortest: cell.shortest = took
     if now >= bulkhead.window_end: ...          # take_sample(), hand it to the limit, resize(), set_window()
 
+While a limit below 1 is in force, generated code asks `admit`, which knows when to rest.
+
 Waiting in line is not done here: whoever waits asks again when a place is free and its turn has come.
 """
 
 import math
+from collections import deque
 from typing import Final
 
 from resilience._core.check import is_finite
@@ -34,10 +37,19 @@ from resilience._core.permit import NEVER, Refusal
 from resilience.concurrency_limiter._limit import Limit, Sample, Terms, terms_of
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
 from resilience.outcome import Verdict
-from resilience.typing import Seconds
+from resilience.typing import Ratio, Seconds
 
 FAILED: Final = (Verdict.BAD, Verdict.TIMED_OUT, Verdict.THROTTLED)
 """How a call can end that did not end well."""
+
+LONGEST_REST: Final[Seconds] = 2.0
+"""Seconds to rest at most between two calls: how late it may be noticed that a dependency is well again."""
+
+LEAST: Final = 0.01
+"""The lowest limit that is kept: a share of the time."""
+
+MOST_TIMES: Final = 1000
+"""Times of calls kept at most for the quantile of one sample; the latest."""
 
 
 class Cell:
@@ -51,10 +63,11 @@ class Cell:
         good: Calls that ended well. Only ever grows.
         seconds: Seconds that good and timed out calls took. Only ever grows.
         shortest: Seconds that the fastest good call since the last sample took.
+        times: What they took each, if a quantile is asked for; the latest.
 
     """
 
-    __slots__ = ("good", "inflight", "limit", "peak", "seconds", "shortest")
+    __slots__ = ("good", "inflight", "limit", "peak", "seconds", "shortest", "times")
 
     def __init__(self, limit: int) -> None:
         self.inflight = 0
@@ -63,6 +76,7 @@ class Cell:
         self.good = 0
         self.seconds: Seconds = 0.0
         self.shortest: Seconds = math.inf
+        self.times: deque[Seconds] = deque(maxlen=MOST_TIMES)
 
 
 class Slot:
@@ -98,6 +112,7 @@ class Bulkhead:
         source: What says how many calls may run at once.
         cell: What the present generation counts.
         window_end: Instant from which `take_sample` returns a sample; infinite if none is needed.
+        rest_until: Instant before which nothing is admitted, because the limit is below 1.
         acquired: Places given out by `admit`.
 
     """
@@ -107,9 +122,12 @@ class Bulkhead:
         "_ended",
         "_marks",
         "_now",
+        "_quantile",
+        "_share",
         "_window",
         "acquired",
         "cell",
+        "rest_until",
         "settings",
         "source",
         "window_end",
@@ -121,9 +139,11 @@ class Bulkhead:
         self.source: Limit = terms.source
         self.acquired = 0
         self._now = now
+        self.rest_until = -math.inf
         self.cell = Cell(1)
+        self._share: Ratio = 1.0
         self.resize(terms.limit)
-        self._window = terms.window
+        self._window, self._quantile = terms.window, terms.quantile
         self._begin_window()
 
     @property
@@ -146,11 +166,13 @@ class Bulkhead:
         return self.cell.inflight == 0
 
     def admit(self, now: Seconds) -> Slot | Refusal:
-        """Give out a place, or refuse. When one will be free nobody knows."""
+        """Give out a place, or refuse. When one will be free nobody knows, unless it rests."""
         now = self._advance(now)
         cell = self.cell
         if cell.inflight >= cell.limit:
             return NEVER
+        if now < self.rest_until:
+            return Refusal(self.rest_until - now)
         # First: interrupts strike at calls, and must not find a place taken that nobody knows of.
         slot = Slot(cell, now)
         # One line, because generated code does the same without the lock.
@@ -177,6 +199,8 @@ class Bulkhead:
         if cell is None or cell is not self.cell:
             return
         took = now - slot.started
+        if self._share < 1.0:
+            self.rest_until = now + min(LONGEST_REST, took * (1.0 / self._share - 1.0))
         if verdict is Verdict.GOOD:
             cell.good += 1
             cell.shortest = min(cell.shortest, took)
@@ -184,6 +208,8 @@ class Bulkhead:
             self._ended[verdict] += 1
         if verdict in (Verdict.GOOD, Verdict.TIMED_OUT):
             cell.seconds += took
+            if self._quantile is not None:
+                cell.times.append(took)
 
     def release(self, slot: Slot, now: Seconds) -> None:
         """Take a place back; nothing is learnt. The second time nothing happens."""
@@ -193,11 +219,17 @@ class Bulkhead:
             cell.inflight -= 1
 
     def take_sample(self, now: Seconds) -> Sample | None:
-        """Return what the calls since the last sample showed, if a window is over; and begin the next."""
+        """
+        Return what the calls since the last sample showed, if a window is over; and begin the next.
+
+        A window in which no call ended goes on until one does.
+        """
         if self._advance(now) < self.window_end:
             return None
         cell, marks = self.cell, self._marks
         good, seconds = cell.good - marks[0], cell.seconds - marks[1]
+        if not (good or any(self._ended.values())):
+            return None
         timed = good + self._ended[Verdict.TIMED_OUT]
         sample = Sample(
             now=self._now,
@@ -208,26 +240,39 @@ class Bulkhead:
             peak=cell.peak,
             mean=seconds / timed if timed else None,
             shortest=cell.shortest if good else None,
+            quantile=self._latency(),
         )
         self._begin_window()
         return sample
+
+    def _latency(self) -> Seconds | None:
+        """Return the quantile that the limit asked for, as Netflix takes it, but never below the first rank."""
+        times = sorted(self.cell.times)
+        if self._quantile is None or not times:
+            return None
+        return times[max(0, round(len(times) * self._quantile) - 1)]
 
     def resize(self, limit: float) -> None:
         """
         Let so many calls run at once from now on. Those in flight go on.
 
-        A fraction is cut off, less than 1 counts as 1, and what is no finite number changes nothing.
+        A fraction is cut off. Below 1, one call runs at a time, and calls are under way only that share of
+        the time. What is no finite number changes nothing.
         """
-        if is_finite(limit):
-            self.cell.limit = max(1, int(limit))
+        if not is_finite(limit):
+            return
+        self.cell.limit = max(1, int(limit))
+        self._share = min(1.0, max(LEAST, limit))
+        if self._share == 1.0:
+            self.rest_until = -math.inf
 
     def set_window(self, window: Seconds | None) -> None:
         """
         Let samples cover so much from now on, the one that has begun included; None for no more samples.
 
-        What is no finite number above 0 changes nothing.
+        What is no finite number of at least 0 changes nothing.
         """
-        if window is None or (is_finite(window) and window > 0):
+        if window is None or (is_finite(window) and window >= 0):
             self._window = window
             self._end_window()
 
@@ -238,7 +283,7 @@ class Bulkhead:
         if terms.source is not self.source:
             self.source = terms.source
             self.resize(terms.limit)
-            self._window = terms.window
+            self._window, self._quantile = terms.window, terms.quantile
             self._begin_window()
 
     def after_fork(self, now: Seconds) -> None:
@@ -246,6 +291,7 @@ class Bulkhead:
         self._advance(now)
         self.acquired = 0
         self.cell = Cell(self.cell.limit)
+        self.rest_until = -math.inf
         self._begin_window()
 
     def _begin_window(self) -> None:
@@ -254,6 +300,7 @@ class Bulkhead:
         self._ended = dict.fromkeys(FAILED, 0)
         cell.peak = cell.inflight
         cell.shortest = math.inf
+        cell.times.clear()
         self._began = self._now
         self._end_window()
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from resilience import _clock
+from resilience._core.check import Check
 from resilience._runtime.gate import Ask, Decision, Gate, gate_settings
 from resilience._runtime.policy import Traits
 from resilience.concurrency_limiter._limit import Limit, Sample, terms_of
@@ -41,7 +42,7 @@ class ConcurrencyLimiter(Gate):
 
     """
 
-    __slots__ = ("_bulkhead", "_is_learning")
+    __slots__ = ("_bulkhead", "_is_learning", "_pinned")
 
     kind = "concurrency_limiter"
     error = ConcurrencyLimitedError
@@ -67,6 +68,7 @@ class ConcurrencyLimiter(Gate):
         super().__init__(name, on=on, classify=classify)
         self._bulkhead = Bulkhead(settings, _clock.monotonic())
         self._is_learning = False
+        self._pinned: int | None = None
 
     @property
     def settings(self) -> ConcurrencyLimiterSettings:
@@ -80,8 +82,40 @@ class ConcurrencyLimiter(Gate):
 
     @property
     def limit(self) -> int:
-        """Calls that may run at once now."""
+        """Calls that may run at once now; 1 also where a learning limit went below 1."""
         return self._bulkhead.limit
+
+    def pin(self, limit: int) -> None:
+        """
+        Hold the limit at *limit* until `unpin`, whatever is learnt meanwhile. Calls in flight go on.
+
+        Args:
+            limit: Calls that may run at once, >= 1.
+
+        Raises:
+            ConfigError: It is no whole number of at least 1. Nothing has changed then.
+
+        Example:
+            >>> reports = ConcurrencyLimiter("reports", limit=20)
+            >>> reports.pin(2)
+            >>> reports.limit
+            2
+            >>> reports.unpin()
+            >>> reports.limit
+            20
+
+        """
+        check = Check("ConcurrencyLimiter.pin")
+        check.whole("limit", limit)
+        check.done()
+        self._pinned = limit
+        self._resize(limit, "pinned")
+
+    def unpin(self) -> None:
+        """Let the limit be again what the settings say or what was learnt; without a pin nothing happens."""
+        if self._pinned is not None:
+            self._pinned = None
+            self._resize(self._bulkhead.source.limit, "unpinned")
 
     @property
     def inflight(self) -> int:
@@ -109,8 +143,12 @@ class ConcurrencyLimiter(Gate):
     def _configure(self, settings: ConcurrencyLimiterSettings) -> None:
         terms = terms_of(settings.make_limit())  # outside the lock, because the limit may be a user's
         with self._lock:
+            before = self._bulkhead.limit
             self._bulkhead.configure(settings, terms, _clock.monotonic())
+            if self._pinned is not None:
+                self._bulkhead.resize(self._pinned)
             self._line.wake_first()
+        self._report(before, "reconfigured")
 
     def _admit(self, now: Seconds, ask: Ask) -> Decision:  # noqa: ARG002  # a call takes one place
         return self._bulkhead.admit(now)
@@ -147,6 +185,7 @@ class ConcurrencyLimiter(Gate):
         try:
             source.on_sample(sample)
             wanted, window = source.limit, source.window
+            cause = str(getattr(source, "cause", "sample"))
         except Exception as error:  # noqa: BLE001  # a limit that cannot learn does not break the call it watches
             details = {"error.type": type(error).__qualname__}
             emit("resilience.concurrency_limiter.limit_failed", self.name, details)
@@ -154,11 +193,20 @@ class ConcurrencyLimiter(Gate):
         with self._lock:
             if source is not self._bulkhead.source:  # replaced while it learnt
                 return
+            self._bulkhead.set_window(window)
+            if self._pinned is not None:
+                return
+        self._resize(wanted, cause)
+
+    def _resize(self, wanted: float, cause: str) -> None:
+        with self._lock:
             before = self._bulkhead.limit
             self._bulkhead.resize(wanted)
-            self._bulkhead.set_window(window)
-            after = self._bulkhead.limit
             self._line.wake_first()
+        self._report(before, cause)
+
+    def _report(self, before: int, cause: str) -> None:
+        after = self._bulkhead.limit
         if after != before:
             emit(
                 "resilience.concurrency_limiter.limit_change",
@@ -167,6 +215,7 @@ class ConcurrencyLimiter(Gate):
                     "resilience.limiter.change": "increase" if after > before else "decrease",
                     "resilience.limiter.previous_limit": before,
                     "resilience.limiter.limit": after,
+                    "resilience.limiter.cause": cause,
                 },
             )
 

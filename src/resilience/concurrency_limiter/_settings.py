@@ -55,13 +55,17 @@ class ConcurrencyLimiterSettings:
                 check.that(holds, "limit", limit, rule)
                 return
             start, window, learn = limit.limit, limit.window, limit.on_sample
+            quantile: object = getattr(limit, "quantile", None)
         except Exception as error:  # noqa: BLE001  # it may be a user's, and raise anything
             check.that(False, "limit", limit, f"{rule} that can be read, not one that raises {shown(error)}")
             return
         if isinstance(limit, type):
             check.that(False, "limit", limit, f"{rule}, not its class: write {limit.__name__}()")
             return
-        check.that(is_finite(start) and start >= 1, "limit.limit", start, "must be a number >= 1")
-        check.seconds("limit.window", window, optional=True)
+        check.that(is_finite(start) and start > 0, "limit.limit", start, "must be a finite number > 0")
+        check.seconds("limit.window", window, zero=True, optional=True)
+        if quantile is not None:
+            inside = is_finite(quantile) and 0 < quantile < 1
+            check.that(inside, "limit.quantile", quantile, "must be a number in (0, 1) or None")
         plain = callable(learn) and not inspect.iscoroutinefunction(learn)
         check.that(plain, "limit.on_sample", learn, "must be a plain method: nobody would await it")

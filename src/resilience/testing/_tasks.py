@@ -83,7 +83,8 @@ class Tasks:
                 await backend.park(sleeper.bell, None)
                 continue
             await idle(sleeper.bell)
-            if sleeper.woken or heap[0] is not sleeper:
+            # Rung meanwhile: somebody left, and what that set off may not have come to rest yet.
+            if sleeper.bell.woken or heap[0] is not sleeper:
                 continue
             # When a timer is fired, what it sets off comes first: it may end this very sleep.
             if not timeline.move(sleeper.due):

@@ -1,0 +1,162 @@
+"""A limit that grows while calls end well, and is cut when they are not answered."""
+
+from typing import Final
+
+from resilience._core.check import Check
+from resilience.limits._range import Range, check_backoff, check_range
+from resilience.typing import Ratio, Sample, Seconds
+
+SMALL_STEP: Final[Ratio] = 0.04
+"""Share of the limit that it grows by, at most, per good call: at a limit of one, a good call is a whole
+round, and growing by one each time would outweigh any cut."""
+
+STEADY: Final = 10
+"""Good calls in a row, without a drop, after which it grows by one per round whatever the limit."""
+
+HEAVY: Final[Ratio] = 0.5
+"""Share of drops from which on a cut starts from what was in flight, where the limit was not reached."""
+
+HELPED: Final[Ratio] = 0.8
+"""Cuts helped if the share of drops fell below this share of what it was."""
+
+WORSE: Final[Ratio] = 0.25
+"""By how much the share of drops may rise above what it was before cuts are tried again."""
+
+HOPELESS: Final[Ratio] = 0.9
+"""Share of drops from which on nearly everything fails: cutting goes on, whether it helps or not."""
+
+HOLD: Final = 30
+"""Windows for which no cuts are made after they were found not to help."""
+
+REGROWTH: Final[Ratio] = 0.25
+"""Share by which the limit grows per window on its way back to where it was before cuts in vain."""
+
+
+class Aimd:
+    """
+    Grow while calls end well, by one per round; cut by a share when they do not get through.
+
+    A call that timed out or was throttled is a *drop*. One that failed otherwise says nothing about
+    congestion, one that was ignored or cancelled is in no sample. Once per window the limit is cut if the
+    share of drops reached *tolerance*; it grows if at least half of it was in use.
+
+    Cuts must help. If *patience* of them in a row leave the share of drops where it was, calls are slow for
+    another reason than their number: the limit goes back to where it was, and no further cut is made for
+    thirty windows, unless it gets worse.
+
+    Args:
+        initial: Limit at the start. Default 10: half of Netflix's, since those of many clients add up.
+        min_limit: Lowest limit, > 0. Default 0.5: one call at a time, and as much time without one, since
+            even one call each of many small clients is too many.
+        max_limit: Highest limit, >= 1. Default 200 (Netflix).
+        backoff: What a cut leaves of the limit, 0.5 <= b < 1. Default 0.8 (simulated: see "Defaults").
+        tolerance: Share of drops that is no congestion yet, 0 <= t < 1. Default 0.15: one endpoint of ten
+            that hangs must not shut out the others.
+        window: Seconds between changes, >= 0; 0 to change with every call. Default 1.0: one cut per
+            congestion epoch.
+        increase: What the limit grows by per window, > 0; None for one per round of good calls, and less
+            where the limit is small. Default None.
+        patience: Cuts in a row that may be in vain, >= 1; None to cut for ever. Default 4.
+
+    Attributes:
+        limit: How many calls may run at once.
+        cause: Why it changed last: ``drops``, ``growth`` or ``cuts_in_vain``.
+
+    Raises:
+        ConfigError: A setting is outside its range.
+
+    Example:
+        >>> from resilience import ConcurrencyLimiter
+        >>> search = ConcurrencyLimiter("search", limit=Aimd())
+        >>> search.limit
+        10
+
+    """
+
+    __slots__ = (
+        "_backoff", "_before", "_cuts", "_held", "_increase", "_patience", "_range", "_ratio", "_steady",
+        "_tolerance", "cause", "limit", "window",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        initial: float = 10,
+        min_limit: float = 0.5,
+        max_limit: int = 200,
+        backoff: Ratio = 0.8,
+        tolerance: Ratio = 0.15,
+        window: Seconds = 1.0,
+        increase: float | None = None,
+        patience: int | None = 4,
+    ) -> None:
+        check = Check("Aimd")
+        check_range(check, initial, min_limit, max_limit)
+        check_backoff(check, backoff)
+        if check.ratio("tolerance", tolerance, zero=True):
+            check.that(tolerance < 1, "tolerance", tolerance, "must be < 1")
+        check.seconds("window", window, zero=True)
+        if increase is not None:
+            check.number("increase", increase, above=0)
+        check.whole("patience", patience, optional=True)
+        check.done()
+        self._range = Range(min_limit, max_limit)
+        self._backoff, self._tolerance = backoff, tolerance
+        self._increase, self._patience = increase, patience
+        self._steady = 0  # good calls since the last drop
+        self._cuts = self._held = 0  # cuts in a row; windows without cuts that are left
+        self._ratio = self._before = 0.0  # share of drops, and the limit, when the cuts began
+        self.limit = float(initial)
+        self.window: Seconds | None = window
+        self.cause = "start"
+
+    def on_sample(self, sample: Sample) -> None:
+        """Learn from the calls of one window."""
+        self._steady = 0 if sample.drops else self._steady + sample.good
+        growth = self._growth(sample)
+        if self._held:
+            self._hold(sample, growth)
+            return
+        limit = self.limit
+        if sample.drops and sample.drop_ratio >= self._tolerance:
+            limit = self._cut(sample)
+        else:
+            self._cuts = 0
+            self.cause = "growth"
+        self.limit = self._range.clamp(limit + growth)
+
+    def _growth(self, sample: Sample) -> float:
+        limit = self.limit
+        if 2 * sample.peak < int(limit) or not sample.good:
+            return 0.0
+        if self._increase is not None:
+            return 0.0 if sample.drops else self._increase
+        if self._steady >= STEADY:
+            return sample.good / max(1.0, limit)
+        return sample.good * min(1.0 / limit, SMALL_STEP * limit)
+
+    def _cut(self, sample: Sample) -> float:
+        if self._cuts == 0:
+            self._ratio, self._before = sample.drop_ratio, self.limit
+        self._cuts += 1
+        if self._cut_in_vain(sample.drop_ratio):
+            self._cuts, self._held = 0, HOLD
+            self.cause = "cuts_in_vain"
+            return self.limit
+        self.cause = "drops"
+        if sample.drop_ratio >= HEAVY:
+            return min(self.limit, max(1, sample.peak)) * self._backoff
+        return self.limit * self._backoff
+
+    def _cut_in_vain(self, ratio: Ratio) -> bool:
+        has_waited = self._patience is not None and self._cuts > self._patience
+        return has_waited and HELPED * self._ratio <= ratio < HOPELESS
+
+    def _hold(self, sample: Sample, growth: float) -> None:
+        """Make no cuts for a while, and go back to where the cuts began."""
+        self._held -= 1
+        if sample.drop_ratio > min(0.95, self._ratio + WORSE):
+            self._held = 0
+        elif growth and self.limit < self._before:
+            self.cause = "cuts_in_vain"
+            self.limit = min(self._before, self.limit + max(growth, REGROWTH * self.limit))
