@@ -47,7 +47,8 @@ def test_it_is_total_timeout_retry_breaker_adaptive_limit_and_attempt_timeout():
     assert kinds == ["timeout", "retry", "circuit_breaker", "concurrency_limiter", "timeout"]
     total, _, breaker, limiter, attempt = pipeline.policies
     assert (total.settings.duration, attempt.settings.duration) == (TOTAL_TIMEOUT, ATTEMPT_TIMEOUT)
-    assert (breaker.settings.break_duration, breaker.settings.break_factor) == (1.0, 1.0)
+    settings = breaker.settings
+    assert (settings.failure_ratio, settings.break_duration, settings.break_factor) == (0.9, 1.0, 1.0)
     assert isinstance(limiter.settings.limit, Aimd)
 
 

@@ -14,7 +14,7 @@ from resilience.outcome import Classifier, ErrorMatch
 from resilience.retry import Retry
 from resilience.retry_budget import RetryBudget
 from resilience.timeout import Timeout
-from resilience.typing import Seconds
+from resilience.typing import Ratio, Seconds
 
 TOTAL_TIMEOUT: Seconds = 3.0
 """Default time for a call with all its attempts: what a person waits before trying again."""
@@ -31,6 +31,10 @@ in turn instead of refused, while the limit is still finding itself."""
 
 MAX_QUEUE = 100
 """Default for how many calls may stand in that line."""
+
+FAILURE_RATIO: Ratio = 0.9
+"""Share of failures that opens its circuit by default: where nearly nothing works. Below that, the limit and
+the budget bound the load, and in the simulator a circuit that opens as well only loses calls."""
 
 BREAK_DURATION: Seconds = 1.0
 """Default break of its circuit, always the same: in the simulator one probe a second finds out early enough
@@ -70,14 +74,16 @@ class Pipeline(_pipeline.Pipeline):  # noqa: D101  # it has that of its base
         """
         Return the golden path, from the outside in.
 
-        A total timeout; retries, paid from a budget; a circuit breaker; a concurrency limit that finds itself;
-        a timeout for each attempt. Every part can be replaced by one of its kind, or left out with None.
+        A total timeout; retries, paid from a budget; a circuit breaker; a concurrency limit that finds
+        itself; a timeout for each attempt. Every part can be replaced by one of its kind, or left out with
+        None.
 
         Args:
             name: Name for telemetry, errors and the retry budget.
             total_timeout: Seconds for a call with all its attempts, > 0, or a `Timeout`.
             retry: Default ``Retry()``: three attempts, full jitter, paid from the budget of *name*.
-            circuit_breaker: Default ``CircuitBreaker(break_duration=1.0, break_factor=1.0)``.
+            circuit_breaker: Default
+                ``CircuitBreaker(failure_ratio=0.9, break_duration=1.0, break_factor=1.0)``.
             concurrency_limiter: Default `resilience.limits.Aimd`, with up to 100 calls in line for at most
                 1.0 s, or for a third of the total if that is less.
             attempt_timeout: Seconds for one attempt, > 0 and less than the total, or a `Timeout`.
@@ -128,7 +134,9 @@ def _timeout(setting: str, given: Seconds | Timeout | None, problems: list[Probl
 
 
 def _circuit_breaker(given: object) -> object:
-    return CircuitBreaker(break_duration=BREAK_DURATION, break_factor=1.0) if given is DEFAULT else given
+    if given is not DEFAULT:
+        return given
+    return CircuitBreaker(failure_ratio=FAILURE_RATIO, break_duration=BREAK_DURATION, break_factor=1.0)
 
 
 def _concurrency_limiter(given: object, total: Timeout | None) -> object:

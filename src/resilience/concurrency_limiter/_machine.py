@@ -246,7 +246,7 @@ class Bulkhead:
         return sample
 
     def _latency(self) -> Seconds | None:
-        """Return the quantile that the limit asked for, as Netflix takes it, but never below the first rank."""
+        """Return the quantile that the limit asked for, as Netflix takes it: the nearest rank."""
         times = sorted(self.cell.times)
         if self._quantile is None or not times:
             return None

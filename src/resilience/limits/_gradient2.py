@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from resilience._core.check import Check, is_finite
 from resilience.limits._average import Average
-from resilience.limits._headroom import Headroom, Peaks
-from resilience.limits._range import Range, check_backoff, check_range, check_sampling
+from resilience.limits._headroom import Headroom, Peaks, check_headroom
+from resilience.limits._range import Range, as_function, check_backoff, check_range, check_sampling
 from resilience.typing import Ratio, Sample, Seconds
 
 WARMUP = 10
@@ -16,7 +16,7 @@ STEEPEST = 0.5
 """The limit is at most halved at once, before smoothing. Source: Netflix."""
 
 FORGIVEN = 2.0
-"""Once calls take less than the usual time by this factor, the usual time is lowered faster. Source: Netflix."""
+"""Once calls take less than the usual time by this factor, that is lowered faster. Source: Netflix."""
 
 FORGETTING = 0.95
 """What is left of the usual time then. Source: Netflix."""
@@ -41,10 +41,10 @@ class Gradient2:
     """
     Follow the ratio of the usual time of a call to the present one.
 
-    The usual time is a mean over about *long_window* samples. While calls take no longer than *tolerance* times
-    that, the limit grows by *queue*; when they do, it shrinks with the ratio. In a window with a drop, a call
-    that timed out or was throttled, it is cut, and the usual time is left alone: a mean that follows an
-    overload ends up taking it for normal. A call that failed otherwise teaches nothing.
+    The usual time is a mean over about *long_window* samples. While calls take no longer than *tolerance*
+    times that, the limit grows by *queue*; when they do, it shrinks with the ratio. In a window with a drop,
+    a call that timed out or was throttled, it is cut, and the usual time is left alone: a mean that follows
+    an overload ends up taking it for normal. A call that failed otherwise teaches nothing.
 
     On clients with many kinds of call prefer `Aimd`: a change of the mixture looks like congestion here.
 
@@ -53,8 +53,8 @@ class Gradient2:
         min_limit: Lowest limit, > 0. Default 1; with Netflix's 20 it never sheds below its start.
         max_limit: Highest limit. Default 200 (Netflix).
         tolerance: How many times the usual time is no congestion yet, >= 1. Default 1.5 (Netflix).
-        queue: Calls that may stand in a queue at the dependency, a number >= 0 or a function of the limit such as
-            `square_root`. Default 4 (Netflix). Every client adds so many.
+        queue: Calls that may stand in a queue at the dependency, a number >= 0 or a function of the limit
+            such as `square_root`. Default 4 (Netflix). Every client adds so many.
         smoothing: Weight of a new limit against the present one, in (0, 1]. Default 0.2 (Netflix).
         backoff: What a window with a drop leaves of the limit, 0.5 <= b < 1; None to ignore drops (Netflix).
             Default 0.8.
@@ -103,17 +103,12 @@ class Gradient2:
         if backoff is not None:
             check_backoff(check, backoff)
         check.whole("long_window", long_window)
-        check.that(
-            headroom is None or isinstance(headroom, Headroom),
-            "headroom",
-            headroom,
-            "must be a Headroom or None",
-        )
+        check_headroom(check, headroom)
         check_sampling(check, window, quantile)
         check.done()
         self._range = Range(min_limit, max_limit)
         self._tolerance, self._smoothing, self._backoff = tolerance, smoothing, backoff
-        self._queue: Callable[[float], float] = queue if callable(queue) else lambda limit: queue  # noqa: ARG005  # one for every limit
+        self._queue = as_function(queue)
         self._long = Average(long_window, WARMUP)
         self._peaks = None if headroom is None else Peaks(headroom)
         self._least_calls = MIN_CALLS if window > 0 else 1

@@ -67,3 +67,9 @@ class Peaks:
         """Note the *peak* of one more window; return the highest limit now."""
         self._peaks.append(max(1, peak))
         return self._headroom.most(max(self._peaks))
+
+
+def check_headroom(check: Check, headroom: object) -> None:
+    """Require a `Headroom` or None."""
+    holds = headroom is None or isinstance(headroom, Headroom)
+    check.that(holds, "headroom", headroom, "must be a Headroom or None")

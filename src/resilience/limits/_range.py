@@ -1,5 +1,7 @@
 """Where a limit starts and between what it stays: the same for all of them."""
 
+from collections.abc import Callable
+
 from resilience._core.check import Check, is_finite
 from resilience.typing import Ratio
 
@@ -48,3 +50,11 @@ def check_sampling(check: Check, window: float, quantile: float | None) -> None:
     if quantile is not None:
         inside = is_finite(quantile) and 0 < quantile < 1
         check.that(inside, "quantile", quantile, "must be a number in (0, 1) or None")
+
+
+def as_function(given: float | Callable[[float], float]) -> Callable[[float], float]:
+    """Return *given* as a function of the limit."""
+    if callable(given):
+        return given
+    number = given
+    return lambda limit: number  # noqa: ARG005  # the same for every limit

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 
 from resilience._core.check import Check, is_finite
-from resilience.limits._headroom import Headroom, Peaks
-from resilience.limits._range import Range, check_backoff, check_range, check_sampling
+from resilience.limits._headroom import Headroom, Peaks, check_headroom
+from resilience.limits._range import Range, as_function, check_backoff, check_range, check_sampling
 from resilience.typing import Ratio, Sample, Seconds
 
 PROBE_MULTIPLIER = 30
@@ -99,12 +99,7 @@ class Vegas:
         if backoff is not None:
             check_backoff(check, backoff)
         check.ratio("smoothing", smoothing)
-        check.that(
-            headroom is None or isinstance(headroom, Headroom),
-            "headroom",
-            headroom,
-            "must be a Headroom or None",
-        )
+        check_headroom(check, headroom)
         check_sampling(check, window, quantile)
         check.done()
         self._range = Range(min_limit, max_limit)
@@ -130,30 +125,28 @@ class Vegas:
         wanted = self.limit
         if sample.drops:
             wanted, self.cause = self._less(), "drops"
-        elif (
-            latency is not None
-            and sample.calls >= self._least_calls
-            and not self._probe(latency, sample.calls)
-        ):
+        elif latency is not None and self._is_comparable(latency, sample.calls):
             wanted = self._judged(latency, sample.peak)
         limit = (1 - self._smoothing) * self.limit + self._smoothing * self._range.clamp(wanted)
         if self._peaks is not None and limit > (most := self._peaks.most(sample.peak)):
             limit, self.cause = self._range.clamp(most), "headroom"
         self.limit = limit
 
-    def _probe(self, latency: Seconds, calls: int) -> bool:
-        """Measure the baseline, if it is time or if there was never one so short."""
+    def _is_comparable(self, latency: Seconds, calls: int) -> bool:
+        """Whether to compare with the baseline; not where it is measured: it is time, or none was so short."""
+        if calls < self._least_calls:
+            return False
         self._probes += calls
         if self._baseline is None or latency < self._baseline:
             self._baseline = latency
-            return True
-        if self._probes < (0.5 + self._jitter / 2) * PROBE_MULTIPLIER * self.limit:
             return False
+        if self._probes < (0.5 + self._jitter / 2) * PROBE_MULTIPLIER * self.limit:
+            return True
         self._probes = 0
         self._jitter = (self._jitter + GOLDEN) % 1.0
         self._baseline = min(max(self._candidate, self._baseline), RISE * self._baseline)
         self._candidate = math.inf
-        return True
+        return False
 
     def _judged(self, latency: Seconds, peak: int) -> float:
         limit, baseline = self.limit, self._baseline
@@ -175,6 +168,4 @@ class Vegas:
 def _bound(given: float | Callable[[float], float] | None, factor: int) -> Callable[[float], float]:
     if given is None:
         return lambda limit: factor * log10_root(limit)
-    if callable(given):
-        return given
-    return lambda limit: given  # noqa: ARG005  # one bound for every limit
+    return as_function(given)
