@@ -133,7 +133,7 @@ class Vegas:
         self.limit = limit
 
     def _is_comparable(self, latency: Seconds, calls: int) -> bool:
-        """Whether to compare with the baseline; not where it is measured: it is time, or none was so short."""
+        """Whether to compare it with the baseline; not if it becomes the baseline, the shortest or a new one."""
         if calls < self._least_calls:
             return False
         self._probes += calls
