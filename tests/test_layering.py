@@ -19,7 +19,7 @@ PRIMITIVES = {
 # Every layer may import those left of it. Within a layer a part imports only itself, but for the two lowest layers.
 ORDER = ("pure", "ground", "runtime", "primitive", "telemetry", "standard", "top", "rim")
 LAYERS = {
-    **dict.fromkeys(("errors", "typing", "outcome", "backoff", "_core"), "pure"),
+    **dict.fromkeys(("errors", "typing", "outcome", "backoff", "limits", "rates", "_core"), "pure"),
     **dict.fromkeys(("_clock", "deadline", "events", "priority"), "ground"),
     "_runtime": "runtime",
     **dict.fromkeys(PRIMITIVES, "primitive"),

@@ -7,6 +7,17 @@ from dataclasses import dataclass
 
 import pytest
 
+from resilience import (
+    AdaptiveThrottle,
+    Cache,
+    CircuitBreaker,
+    ConcurrencyLimiter,
+    Fallback,
+    Hedge,
+    Keyed,
+    RateLimiter,
+    Retry,
+)
 from resilience._core.check import Check
 from resilience._runtime.policy import NO_TRAITS, Binding, Policy, Traits
 from resilience.errors import ConfigError, LoadShedError
@@ -66,6 +77,52 @@ def test_a_refusal_carries_the_name() -> None:
 def test_a_wrong_name_is_refused(name: object) -> None:
     with pytest.raises(ConfigError, match="name must be a non-empty string or None"):
         Turnstile(name)
+
+
+@pytest.mark.parametrize(
+    ("decorator", "written"),
+    [
+        (CircuitBreaker, "@CircuitBreaker()"),
+        (Retry, "@Retry()"),
+        (Hedge, "@Hedge(idempotent=...)"),
+        (RateLimiter, "@RateLimiter()"),
+        (ConcurrencyLimiter, "@ConcurrencyLimiter()"),
+        (AdaptiveThrottle, "@AdaptiveThrottle()"),
+        (Fallback, "@Fallback(value=...)"),
+        (Cache, "@Cache(ttl=...)"),
+        (Keyed, "@Keyed(factory=...)"),
+    ],
+)
+def test_a_decorator_without_parentheses_is_refused_with_how_to_write_it(decorator, written: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        decorator(fetch)
+    problem = caught.value.problems[0]
+    assert problem.setting == "name"
+    assert problem.value is fetch
+    assert problem.rule == f"must be a non-empty string or None (write {written}, with parentheses)"
+
+
+@pytest.mark.parametrize(
+    ("policy", "written"),
+    [
+        (CircuitBreaker, "CircuitBreaker(consecutive_failures=...)"),
+        (Retry, "Retry(attempts=...)"),
+        (Hedge, "Hedge(after=...)"),
+        (RateLimiter, "RateLimiter(rate=...)"),
+        (ConcurrencyLimiter, "ConcurrencyLimiter(limit=...)"),
+        (AdaptiveThrottle, "AdaptiveThrottle(k=...)"),
+    ],
+)
+def test_a_number_in_place_of_the_name_is_refused_with_what_it_was_meant_for(policy, written: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        policy(5)
+    assert caught.value.problems[0].rule == f"must be a non-empty string or None (write {written})"
+
+
+def test_an_empty_name_gets_no_hint() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Retry("")
+    assert str(caught.value) == "Retry: name must be a non-empty string or None, got ''"
 
 
 # --- judging ---

@@ -418,6 +418,24 @@ def test_a_callable_that_interrupts_leaves_a_circuit_that_works():
     assert scene.refused() == 2.0
 
 
+@pytest.mark.parametrize("verdict", [GOOD, BAD])
+def test_an_interrupt_between_an_answer_and_what_it_decides_leaves_room_for_another_probe(
+    monkeypatch, verdict
+):
+    def strike(circuit):
+        raise KeyboardInterrupt
+
+    scene = half_open()
+    probe = scene.admitted()
+    with monkeypatch.context() as struck, pytest.raises(KeyboardInterrupt):
+        struck.setattr(Circuit, "_leave", strike)
+        scene.settle(probe, verdict)
+    scene.release(probe, cancelled=True)
+    assert scene.state is HALF_OPEN
+    scene.call(GOOD)
+    assert scene.state is CLOSED
+
+
 def test_a_callable_may_change_the_circuit_that_asks_it():
     def plan(cause):
         scene.circuit.isolate(scene.now)

@@ -28,22 +28,28 @@ from resilience import (
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs setitimer")
 
 
-def interrupted(use: Callable[[], object], seconds: float = 1.0) -> int:
-    """Use it over and over while interrupts strike; return how many did."""
+def interrupt(use: Callable[[], object], times: int = 20, seconds: float = 1.0) -> None:
+    """Use it over and over for *seconds*, and on a slow machine for longer, until *times* interrupts struck."""
     struck = 0
+    enough = time.monotonic() + seconds
+    too_long = enough + 20.0
+
+    def goes_on() -> bool:
+        now = time.monotonic()
+        return now < enough or (struck < times and now < too_long)
 
     def strike(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        if goes_on():  # later ones would end the test run, in place of a call
+            raise KeyboardInterrupt
 
     # The timer of this process's own CPU time: the other one belongs to the test runner's time limit.
     before = signal.signal(signal.SIGVTALRM, strike)
-    until = time.monotonic() + seconds
     try:
-        while time.monotonic() < until:
+        while goes_on():
             try:
                 # And again later: an interrupt in a finaliser is reported, and goes no further.
                 signal.setitimer(signal.ITIMER_VIRTUAL, 0.0003, 0.05)
-                while True:
+                while goes_on():
                     with suppress(ConnectionError, RejectedError):
                         use()
             except KeyboardInterrupt:
@@ -51,14 +57,17 @@ def interrupted(use: Callable[[], object], seconds: float = 1.0) -> int:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
-    return struck
+    assert struck >= times
 
 
 def is_free(lock: "threading.RLock") -> bool:
+    """Whether another thread gets the lock. It is free afterwards, too, if it was."""
     answers: list[bool] = []
 
     def ask() -> None:
         answers.append(lock.acquire(timeout=1.0))
+        if answers == [True]:
+            lock.release()  # a thread that ended with it would keep it for ever
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -68,7 +77,7 @@ def is_free(lock: "threading.RLock") -> bool:
 
 def test_a_concurrency_slot_comes_back():
     limiter = ConcurrencyLimiter("c", limit=3)
-    assert interrupted(lambda: limiter.call(int)) > 20
+    interrupt(lambda: limiter.call(int))
     assert limiter.inflight == 0
     assert is_free(limiter._lock)
 
@@ -81,7 +90,7 @@ def test_a_guarded_block_gives_its_slot_back():
         with limiter.guard():
             pass
 
-    assert interrupted(use) > 20
+    interrupt(use)
     assert limiter.inflight == 0
 
 
@@ -95,7 +104,7 @@ def test_a_probe_gives_its_place_back():
             breaker.call(int, "x")
         time.sleep(0.001)
 
-    assert interrupted(use) > 20
+    interrupt(use)
     time.sleep(0.1)
     breaker.reconfigure(max_break_duration=0.001, break_duration=0.001)
     time.sleep(0.01)
@@ -121,7 +130,7 @@ def test_a_whole_pipeline_holds_nothing_afterwards():
         if next(turn) % 2:
             raise ConnectionError
 
-    assert interrupted(lambda: whole.call(flaky)) > 20
+    interrupt(lambda: whole.call(flaky))
     assert limiter.inflight == 0
     assert current_attempt().attempt == 1
     assert current_deadline() is None
@@ -134,7 +143,7 @@ def test_a_whole_pipeline_holds_nothing_afterwards():
 def test_an_interrupted_hedge_leaves_no_attempt_and_no_deadline_behind():
     hedge = Hedge("h", after=0.0001, idempotent=True)
     whole = Pipeline("hedged", Timeout(5.0), hedge)
-    assert interrupted(lambda: whole.call(int), seconds=2.0) > 3  # each call starts a thread
+    interrupt(lambda: whole.call(int), times=5)  # each call starts a thread, and waits more than it works
     assert current_attempt().attempt == 1
     assert current_deadline() is None
     assert is_free(hedge._lock)
@@ -144,5 +153,39 @@ def test_an_interrupted_hedge_leaves_no_attempt_and_no_deadline_behind():
 def test_nobody_waits_for_a_refresh_that_was_interrupted():
     cache = Cache("c", ttl=0.0001)
     load = cache(lambda: 1)
-    assert interrupted(load) > 20
+    interrupt(load)
     assert load() == 1
+
+
+# --- an interrupt that strikes while a thread is started ---
+
+
+def start_struck_in_its_own_lock(thread: threading.Thread) -> None:
+    """Let go of a lock for a moment and be struck there, as `threading.Thread.start` may be."""
+    with (lock := threading.Lock()):
+        lock.release()
+        raise KeyboardInterrupt
+
+
+def start_without_a_thread_left(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [Hedge("h", after=1.0, idempotent=True, budget=None), Timeout(5.0, thread=True)],
+    ids=["hedge", "timeout"],
+)
+def test_an_interrupt_of_a_starting_thread_comes_out_as_what_it_is(monkeypatch, policy):
+    monkeypatch.setattr(threading.Thread, "start", start_struck_in_its_own_lock)
+    with pytest.raises(KeyboardInterrupt):
+        policy.call(int)
+
+
+def test_an_interrupt_that_is_being_handled_is_not_raised_again_where_no_thread_is_left(monkeypatch):
+    hedge = Hedge("h", after=1.0, idempotent=True, budget=None)
+    monkeypatch.setattr(threading.Thread, "start", start_without_a_thread_left)
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert hedge.call(int) == 0

@@ -156,6 +156,27 @@ def test_the_duration_may_depend_on_the_call(async_runtime: Any, fake_clock: Any
     assert asked == [context["slow"], context["fast"]]
 
 
+async def fetch(number: int) -> int:
+    return number
+
+
+def rows(context: object) -> Any:
+    yield context
+
+
+@pytest.mark.parametrize("duration", [fetch, rows, lambda: 1.0, lambda a, b: 1.0, lambda *, context: 1.0])
+def test_a_function_that_cannot_say_how_long_is_refused_with_a_hint(duration: Any) -> None:
+    with pytest.raises(ConfigError, match=r"duration must be seconds > 0, .* \(write @Timeout\(seconds\)\)"):
+        Timeout(duration)
+
+
+@pytest.mark.parametrize(
+    "duration", [lambda context: 1.0, lambda *contexts: 1.0, lambda context, extra=0: 1.0, max]
+)
+def test_a_plain_function_of_the_context_may_say_how_long(duration: Any) -> None:
+    assert Timeout(duration).settings.duration is duration
+
+
 @pytest.mark.parametrize("answer", [0, -1, math.nan, math.inf, "1", True])
 def test_a_callable_that_answers_nonsense_is_found_out(runtime: Any, answer: Any) -> None:
     fetch = script("here")

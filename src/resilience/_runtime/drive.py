@@ -1,6 +1,7 @@
 """The slow path on a thread."""
 
 import contextvars
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -225,12 +226,20 @@ def _start(work: Callable[[], None]) -> contextvars.Context:
     worker = None if _clock.fake is None else _clock.fake.worker(work)
     # A daemon, so that work that was abandoned cannot keep the process from ending.
     thread = threading.Thread(target=context.run, args=(worker or work,), name="resilience", daemon=True)
+    outer, struck = sys.exception(), None
     try:
         thread.start()
-    except BaseException:
+    except BaseException as error:
         if worker is not None:
             worker.end()
+        struck = error.__context__
+        if isinstance(error, RuntimeError) and struck is not None and struck is not outer:
+            # An interrupt may strike where `start` has let go of its own lock for a moment. Releasing that
+            # lock again then fails, and what comes out looks as if there were no thread left.
+            raise struck from None
         raise
+    finally:
+        outer = struck = None  # no cycle: frame -> error -> traceback -> frame
     return context
 
 

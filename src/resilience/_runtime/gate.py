@@ -9,7 +9,7 @@ from resilience._runtime.admission import Acquiring, Admission, Ask, Decision
 from resilience._runtime.flow import Call, Flow, Inner
 from resilience._runtime.permit import Guard, Hold, Permit, Rejection
 from resilience._runtime.policy import Binding, Judge, Step, all_right
-from resilience.errors import ConfigError, DeadlineExceededError, Problem, RejectedError
+from resilience.errors import DeadlineExceededError, RejectedError
 from resilience.outcome import Outcome, Verdict
 from resilience.typing import Seconds
 
@@ -114,24 +114,10 @@ def gate_settings(
     name: object, make: Callable[[], S], *, first: str, on: object = None, classify: object = None
 ) -> S:
     """
-    Make a gate's settings with *make*, as `all_right` does.
-
-    What stands in the place of the name, and is none, was often meant for something else: the problem
-    then says how to write it. *first* is the setting that a number in that place was most likely meant for.
+    Make a gate's settings with *make*, as `all_right` does, which says what the arguments are.
 
     Raises:
         ConfigError: What is wrong with the settings, and with what every policy takes, in one list.
 
     """
-    try:
-        return all_right(name, make, on=on, classify=classify)
-    except ConfigError as error:
-        problems = [_hinting(problem, error.subject, first) for problem in error.problems]
-        raise ConfigError(error.subject, problems) from None
-
-
-def _hinting(problem: Problem, subject: str, first: str) -> Problem:
-    if problem.setting != "name" or isinstance(problem.value, str):
-        return problem
-    meant = f"@{subject}(), with parentheses" if callable(problem.value) else f"{subject}({first}=...)"
-    return Problem("name", problem.value, f"{problem.rule} (write {meant})")
+    return all_right(name, make, first=first, on=on, classify=classify)

@@ -3,9 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
 
 from resilience._runtime import wrap
+from resilience._runtime.arguments import all_right as all_right  # with what else a policy is made of
+from resilience._runtime.arguments import inherited_problems as inherited_problems
+from resilience._runtime.arguments import name_problems as name_problems
 from resilience._runtime.describe import explained
 from resilience._runtime.flow import Call, Flow, Inner, leaf
 from resilience.errors import ConfigError, Problem
@@ -23,7 +26,6 @@ from resilience.typing import Seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,59 +267,3 @@ def nest(steps: "list[Step]", innermost: Inner) -> Inner:
 
 def _around(step: Step, inner: Inner) -> Inner:
     return lambda call: step(call, inner)
-
-
-def all_right(name: object, make: Callable[[], S], *, on: object = None, classify: object = None) -> S:
-    """
-    Make a policy's settings with *make*.
-
-    Raises:
-        ConfigError: What is wrong with them, and with what every policy takes, in one list.
-
-    """
-    problems = inherited_problems(name, on, classify)
-    try:
-        settings = make()
-    except ConfigError as error:
-        if not problems:
-            raise
-        raise ConfigError(error.subject, [*problems, *error.problems]) from None
-    if problems:
-        raise ConfigError(type(settings).__name__.removesuffix("Settings"), problems)
-    return settings
-
-
-def inherited_problems(name: object, on: object, classify: object) -> list[Problem]:
-    """Return what is wrong with what every policy takes."""
-    return [*name_problems(name), *judge_problems(on, classify)]
-
-
-def name_problems(name: object) -> list[Problem]:
-    """Return what is wrong with a policy's name."""
-    if name is None or (isinstance(name, str) and name.strip()):
-        return []
-    return [Problem("name", name, "must be a non-empty string or None")]
-
-
-def judge_problems(on: object, classify: object) -> list[Problem]:
-    """Return what is wrong with ``on=`` and ``classify=``."""
-    problems: list[Problem] = []
-    if on is not None and not _is_match(on):
-        rule = "must be an exception type, a tuple of exception types, or a predicate"
-        problems.append(Problem("on", on, rule))
-    if classify is not None and not callable(classify):
-        problems.append(Problem("classify", classify, "must be callable"))
-    if on is not None and classify is not None:
-        problems.append(Problem("classify", classify, "cannot be combined with on="))
-    return problems
-
-
-def _is_match(on: object) -> bool:
-    if isinstance(on, tuple):
-        entries = cast("tuple[object, ...]", on)
-        return bool(entries) and all(
-            isinstance(each, type) and issubclass(each, Exception) for each in entries
-        )
-    if isinstance(on, type):
-        return issubclass(on, Exception)
-    return callable(on)

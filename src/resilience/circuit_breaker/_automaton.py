@@ -302,12 +302,18 @@ class Automaton:
         self, probe: Probe, now: Seconds, *, bad: bool, hint: Seconds | None, draw: float
     ) -> None:
         probes = self._round
-        if not probes.settle(probe, now, bad=bad):
-            return
-        if probes.is_won(self.settings):
-            self._close(now, Reason.PROBES, ramp=True)
-        elif probes.is_lost(self.settings) or _breaks.wanted(self.settings, hint):
-            self._open(now, Reason.PROBES, probes.good + probes.bad, probes.bad, hint, draw)
+        try:
+            if not probes.settle(probe, now, bad=bad):
+                return
+            if probes.is_won(self.settings):
+                self._close(now, Reason.PROBES, ramp=True)
+            elif probes.is_lost(self.settings) or _breaks.wanted(self.settings, hint):
+                self._open(now, Reason.PROBES, probes.good + probes.bad, probes.bad, hint, draw)
+        except BaseException:
+            # Interrupted between the answer and what it decides. With every place taken by answers no
+            # other probe would come, and the circuit would be half-open for ever.
+            probes.begin()
+            raise
 
     # From one state to the next
 

@@ -2,13 +2,13 @@
 
 import random
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from resilience import _clock
-from resilience._runtime.gate import Ask, Decision, Gate
-from resilience._runtime.policy import Traits, all_right
+from resilience._runtime.gate import Ask, Decision, Gate, gate_settings
+from resilience._runtime.policy import Traits
 from resilience.circuit_breaker._machine import Circuit
+from resilience.circuit_breaker._order import Order
 from resilience.circuit_breaker._settings import Break, CircuitBreakerSettings
 from resilience.circuit_breaker._state import CircuitState
 from resilience.errors import CircuitOpenError, ConfigError, Problem
@@ -98,7 +98,7 @@ class CircuitBreaker(Gate):
         classify: Classifier | None = None,
         rng: Random | None = None,
     ) -> None:
-        settings = all_right(
+        settings = gate_settings(
             name,
             lambda: _settings(
                 rng,
@@ -119,6 +119,7 @@ class CircuitBreaker(Gate):
                 ramp_duration=ramp_duration,
                 open_on_throttle=open_on_throttle,
             ),
+            first="consecutive_failures",
             on=on,
             classify=classify,
         )
@@ -167,7 +168,7 @@ class CircuitBreaker(Gate):
 
     # Orders
 
-    def isolate(self) -> "Order":
+    def isolate(self) -> Order:
         """
         Refuse every call until the returned order, and every other one, has been ended.
 
@@ -180,11 +181,11 @@ class CircuitBreaker(Gate):
         """
         return self._order(Circuit.isolate, Circuit.end_isolation)
 
-    def disable(self) -> "Order":
+    def disable(self) -> Order:
         """Let every call pass and learn nothing, until the order is ended. Isolation is stronger."""
         return self._order(Circuit.disable, Circuit.end_disabling)
 
-    def shadow(self) -> "Order":
+    def shadow(self) -> Order:
         """Learn, change state and report, but refuse nobody, until the order is ended."""
         return self._order(lambda circuit, _: circuit.shadow(), lambda circuit, _: circuit.end_shadow())
 
@@ -260,7 +261,7 @@ class CircuitBreaker(Gate):
 
     def _order(
         self, begin: Callable[[Circuit, Seconds], None], end: Callable[[Circuit, Seconds], None]
-    ) -> "Order":
+    ) -> Order:
         self._command(begin)
         return Order(lambda: self._command(end))
 
@@ -282,30 +283,3 @@ def _settings(rng: object, **settings: Any) -> CircuitBreakerSettings:
     if problems:
         raise ConfigError("CircuitBreaker", problems)
     return checked
-
-
-class Order:
-    """
-    An order in force, until `end` is called or the ``with`` block ends. Ending it twice changes nothing.
-
-    Orders of one kind are counted: the last one to end lifts them.
-    """
-
-    __slots__ = ("_end",)
-
-    def __init__(self, end: Callable[[], None]) -> None:
-        self._end: Callable[[], None] | None = end
-
-    def end(self) -> None:
-        """Take the order back."""
-        end, self._end = self._end, None
-        if end is not None:
-            end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()

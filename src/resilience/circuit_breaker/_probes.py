@@ -52,7 +52,8 @@ class Round:
         if len(self._leases) + self.good + self.bad >= settings.probes:
             return None
         probe = Probe(now + settings.probe_timeout)
-        self._leases.append(probe)
+        # Not append(): an interrupt on its way back would leave a lease that nobody can release.
+        self._leases = [*self._leases, probe]
         return probe
 
     def release(self, probe: Probe) -> bool:

@@ -1,16 +1,17 @@
 """One call's race: its attempts, in threads or tasks of their own, and the caller who waits for them."""
 
 from collections.abc import Generator
-from contextvars import Context, copy_context
-from dataclasses import dataclass, replace
+from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from resilience import _clock
 from resilience._runtime.attempt import attempt_scope, take_over
-from resilience._runtime.flow import Call, Child, Command, Dispose, Flow, Inner, Park, Spawn, Waiter
+from resilience._runtime.flow import Call, Command, Dispose, Flow, Inner, Park, Spawn, Waiter
 from resilience._runtime.policy import Judge
 from resilience.errors import DeadlineExceededError
+from resilience.hedge._attempt import Attempt
 from resilience.hedge._machine import Race
 from resilience.outcome import Outcome, Verdict
 from resilience.typing import Budget, Seconds
@@ -20,41 +21,6 @@ if TYPE_CHECKING:
 
 FIRST: Final = 1
 """Number of the attempt that is made in any case."""
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """
-    One attempt, for its caller and for itself.
-
-    Attributes:
-        number: Its number in this race, from 1.
-        call: What it calls.
-        started: When, in seconds.
-        child: Where it runs; None until it was started.
-        outcome: How it ended; None if it has not, or was late.
-        verdict: What that means.
-        context: The context variables at its end.
-        ended: When, in seconds.
-        is_cancelled: Whether it was told to stop.
-
-    """
-
-    number: int
-    call: Call
-    started: Seconds
-    child: Child | None = None
-    outcome: Outcome[Any] | None = None
-    verdict: Verdict = Verdict.IGNORED
-    context: Context | None = None
-    ended: Seconds = 0.0
-    is_cancelled: bool = False
-
-    def cancel(self) -> None:
-        """Stop it, once: a second cancellation would strike while it cleans up after the first."""
-        if self.child is not None and not self.is_cancelled:
-            self.is_cancelled = True
-            self.child.cancel()
 
 
 class Heat:

@@ -103,6 +103,8 @@ class Hedge(Policy):
                 budget=budget,
                 max_abandoned=max_abandoned,
             ),
+            first="after",
+            needed="idempotent=...",
             on=on,
             classify=classify,
         )

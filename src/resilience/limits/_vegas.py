@@ -133,7 +133,7 @@ class Vegas:
         self.limit = limit
 
     def _is_comparable(self, latency: Seconds, calls: int) -> bool:
-        """Whether to compare it with the baseline; not if it becomes the baseline, the shortest or a new one."""
+        """Whether to compare it with the baseline; not if it becomes the baseline itself."""
         if calls < self._least_calls:
             return False
         self._probes += calls

@@ -110,6 +110,7 @@ class Retry(Policy):
                 stop=stop,
                 retry_after_window=retry_after_window,
             ),
+            first="attempts",
             on=on,
             classify=classify,
         )

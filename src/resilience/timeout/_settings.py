@@ -1,5 +1,6 @@
 """What may be set on a timeout."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -40,11 +41,28 @@ class TimeoutSettings:
 
     def __post_init__(self) -> None:
         check = Check("Timeout")
-        if not callable(self.duration):
+        if callable(self.duration):
+            rule = (
+                "must be seconds > 0, None, or a plain function of the CallContext (write @Timeout(seconds))"
+            )
+            check.that(_takes_a_context(self.duration), "duration", self.duration, rule)
+        else:
             check.seconds("duration", self.duration, optional=True)
         check.flag("thread", self.thread)
         check.whole("max_abandoned", self.max_abandoned, optional=True)
         check.done()
+
+
+def _takes_a_context(function: Callable[..., object]) -> bool:
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        return False
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not say what it takes
+        return True
+    return True
 
 
 def checked(duration: Seconds | None) -> Seconds | None:
