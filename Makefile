@@ -21,7 +21,7 @@ READY := $(VENV)/.package-installed
 SOURCES := $(shell find src -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test suite test-all check format-check lint types types-mypy types-pyright contracts bench docs fuzz mutation gates \
+.PHONY: help demo test suite test-all check format-check lint types types-mypy types-pyright contracts bench docs fuzz mutation gates all \
 	format api constraints build clean
 
 help: ## Say what each target does
@@ -87,7 +87,10 @@ mutation: $(READY) ## Change the machines' code and see whether a test notices (
 	HYPOTHESIS_PROFILE=ci $(BIN)/mutmut run --max-children 2 $(MUTANTS)
 	@$(BIN)/mutmut results | grep -v ': not checked$$' || echo "No mutant survived."
 
-gates: check test docs bench ## Everything that must hold before a change lands
+gates: $(READY) ## Simulate overloads with the defaults, 20 seeds each, and ask whether they recover (minutes)
+	$(BIN)/python -m tests.sim.gates --seeds 20 $(ARGS)
+
+all: check test docs bench ## Everything that must hold before a change lands
 
 # --- for maintainers ------------------------------------------------------------------------------------------
 

@@ -32,15 +32,16 @@ def run(scenario: Scenario, make=none, seed: int = 1, *, propagate: bool = False
 
 def test_one_seed_gives_one_row():
     short = Scenario(name="short", horizon=30.0, faults=(Fault(kind="errors", value=0.3, start=6, end=12),))
-    assert run(short, jittered, 7) == run(short, jittered, 7)
-    assert run(short, jittered, 7) != run(short, jittered, 8)
+    # By their text: a figure that there is none of is NaN, which equals nothing.
+    assert repr(run(short, jittered, 7)) == repr(run(short, jittered, 7))
+    assert repr(run(short, jittered, 7)) != repr(run(short, jittered, 8))
 
 
 def test_two_policies_under_one_seed_meet_the_same_arrivals():
     healthy = Scenario(name="healthy", horizon=20.0, errors=0.0)
     worlds = [World(healthy, make, 3, False) for make in (none, naive)]
     first, second = (world.run() for world in worlds)
-    assert first.row() == second.row()  # without failures retries change nothing
+    assert repr(first.row()) == repr(second.row())  # without failures retries change nothing
 
 
 @pytest.mark.parametrize(("workers", "load"), [(1, 0.5), (5, 0.8)])

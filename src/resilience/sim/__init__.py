@@ -15,7 +15,8 @@ to the next.
 from resilience.sim import scenarios
 from resilience.sim._kernel import Kernel
 from resilience.sim._metrics import Recorder, Row
-from resilience.sim._world import FailedError, Fault, RefusedError, Scenario, Tier, World
+from resilience.sim._scenario import Fault, Scenario, Tier
+from resilience.sim._world import FailedError, RefusedError, World
 
 __all__ = [
     "FailedError",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from resilience.typing import Seconds
 
 if TYPE_CHECKING:
-    from resilience.sim._world import Scenario
+    from resilience.sim._scenario import Scenario
 
 TARGET = 0.99
 """Success over `HOLD` seconds that counts as recovered."""

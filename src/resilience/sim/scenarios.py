@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from resilience.sim._world import Fault, Scenario, Tier
+from resilience.sim._scenario import Fault, Scenario, Tier
 
 HEALTHY_1PCT: Final = Scenario(name="healthy_1pct", rate=280.0, errors=0.01)
 """Nothing goes wrong but one attempt in a hundred: what a policy costs in good times."""
