@@ -87,14 +87,6 @@ EXCEPTIONS: tuple[Exemption, ...] = (
         Kind.DIFFERS,
         "Tower truncates 1 / percent to a whole number, so that 0.75 means all of them; here a ratio is what it says.",
     ),
-    # Adaptive rates
-    *planned(
-        "Comes with rates.Cubic, the rate limiter's AWS rule.",
-        "aws_token_bucket",
-        "aws_cubic",
-        "aws_adaptive_limiter",
-        "aws_rate_clocker",
-    ),
     # Breaker windows and trip rules
     *not_shipped(
         "A moving average weighted by time hides a tight burst of failures; the circuit counts an exact ratio.",
@@ -115,12 +107,12 @@ EXCEPTIONS: tuple[Exemption, ...] = (
         "queue_rejection",
     ),
     # Concurrency limits
-    *planned("Comes with limits.Aimd.", "aimd_limit"),
-    *planned("Comes with limits.Vegas.", "vegas_limit", "log10_root"),
-    *planned("Comes with limits.Gradient2.", "gradient2_limit", "exp_avg", "square_root"),
-    *planned("Comes with the sample window in front of adaptive limits.", "percentile_window"),
-    *planned("Comes with the bound of adaptive limits by what is in flight.", "max_limit_factor"),
-    *planned("Comes with partitions of a concurrency limit.", "partitioned_limiter"),
+    *differs(
+        "A window in which at least half of the calls were dropped is cut from what was in flight, here from"
+        " less than one call, and not from a limit that nobody reached.",
+        "aimd_limit/decrease_on_drop",
+        {1: {"limit": 20}},
+    ),
     *not_shipped(
         "A second Vegas with another baseline; limits.Vegas follows Netflix, whose variant is wider known.",
         "vegas_baseline_limiter",
@@ -153,5 +145,4 @@ EXCEPTIONS: tuple[Exemption, ...] = (
         "The server's side of a quota shared by lease; shared rate limits here live in a store.",
         "lease_share",
     ),
-    *planned("Comes with the HTTP integration, which reads RateLimit fields.", "ratelimit_header_parse"),
 )

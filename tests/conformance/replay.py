@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import adapters_limits, adapters_partitions, adapters_rates  # noqa: F401  # they register adapters, too
 from .adapters import ADAPTERS
 from .exceptions import EXCEPTIONS, Exemption, Kind
 

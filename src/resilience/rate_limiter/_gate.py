@@ -10,6 +10,7 @@ from resilience._runtime.line import Line
 from resilience._runtime.policy import Traits
 from resilience.errors import Problem, RateLimitedError, shown
 from resilience.outcome import Classifier, ErrorMatch, Verdict
+from resilience.rate_limiter._adaptive import AdaptiveGcra
 from resilience.rate_limiter._ask import ANY, Ask, check_hashable, impossible
 from resilience.rate_limiter._keyed import OVERFLOW, KeyedGcra, KeyedPermit
 from resilience.rate_limiter._machine import RateMachine, make_machine
@@ -26,7 +27,7 @@ class RateGate(Gate):
     Without keys there is one line; with them there is one for each key for which somebody waits.
     """
 
-    __slots__ = ("_lines", "_machine", "_settings")
+    __slots__ = ("_adaptive", "_lines", "_machine", "_settings")
 
     kind = "rate_limiter"
     error = RateLimitedError
@@ -45,6 +46,8 @@ class RateGate(Gate):
         self._machine: RateMachine | KeyedGcra = (
             make_machine(settings, now) if settings.key is None else KeyedGcra(settings, now)
         )
+        machine = self._machine
+        self._adaptive = machine if isinstance(machine, AdaptiveGcra) else None
         self._lines: dict[Hashable, Line] = {}  # of keys for which somebody waits
 
     @property
@@ -70,6 +73,9 @@ class RateGate(Gate):
         if (settings.key is None) != (before.key is None):
             rule = "must stay given, or stay None: make a new limiter"
             problems.append(Problem("key", settings.key, rule))
+        if isinstance(settings.rate, (int, float)) != isinstance(before.rate, (int, float)):
+            rule = "must stay a number, or stay a Rate: make a new limiter"
+            problems.append(Problem("rate", settings.rate, rule))
         return problems
 
     def _configure(self, settings: RateLimiterSettings) -> None:
@@ -99,12 +105,19 @@ class RateGate(Gate):
         token: Any,
         verdict: Verdict,
         now: Seconds,
-        started: Seconds,  # noqa: ARG002  # a permit is spent at the start
-        retry_after: Seconds | None,  # noqa: ARG002  # a rate that is set does not follow the server
+        started: Seconds,
+        retry_after: Seconds | None,
     ) -> None:
-        self._machine.settle(token, verdict, now)
+        if self._adaptive is not None and verdict is Verdict.THROTTLED:
+            self._adaptive.throttled(
+                now, started, retry_after
+            )  # a rate that is set does not follow the server
+        else:
+            self._machine.settle(token, verdict, now)
 
-    def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:  # noqa: ARG002  # either way
+    def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:
+        if self._adaptive is not None and not cancelled:
+            self._adaptive.unsent(token.n)
         self._machine.release(token, now)
 
     def _wait_for(self, now: Seconds, ask: Ask, ahead: int) -> Seconds | None:

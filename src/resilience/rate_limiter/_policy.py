@@ -9,24 +9,25 @@ from resilience._runtime.gate import Acquiring, Decision, gate_settings
 from resilience._runtime.permit import Guard, Permit, Rejection
 from resilience.deadline import current_deadline
 from resilience.outcome import Classifier, ErrorMatch
+from resilience.rate_limiter._adapting import AdaptingGate
 from resilience.rate_limiter._ask import (
     Ask,
     check_key,
     check_permits,
     check_wait,
 )
-from resilience.rate_limiter._gate import RateGate
 from resilience.rate_limiter._keyed import KeyedGcra
 from resilience.rate_limiter._machine import RateMachine
 from resilience.rate_limiter._reservation import Reservation
 from resilience.rate_limiter._settings import Algorithm, RateLimiterSettings
+from resilience.rates import Rate
 from resilience.typing import Seconds
 
 KeyOf = Callable[..., Hashable]
 """Takes the arguments of a call and returns whose permits it spends."""
 
 
-class RateLimiter(RateGate):
+class RateLimiter(AdaptingGate):
     """
     Let at most *rate* calls start per *per* seconds; refuse the others, or let them wait in line.
 
@@ -38,9 +39,10 @@ class RateLimiter(RateGate):
 
     Args:
         name: Name for telemetry and errors. Default: that of the pipeline or function.
-        rate: Permits per *per*, > 0. Default 100.
+        rate: Permits per *per*, > 0; or a `Rate` that learns it, such as ``rates.Cubic()``. Default 100.
         per: Seconds that *rate* is about, > 0. Default 1.0.
-        burst: Permits that may be taken at once after a pause, >= 1. Default: those of one *per*.
+        burst: Permits that may be taken at once after a pause, >= 1. Default: those of one *per* at the
+            present rate.
         max_wait: Seconds a call may wait for its permit, >= 0. Default 0.0: nobody waits.
         algorithm: ``"gcra"``, or ``"sliding_window"`` or ``"fixed_window"`` to match a server's own
             rule; see `Algorithm`. Default ``"gcra"``.
@@ -68,7 +70,7 @@ class RateLimiter(RateGate):
         self,
         name: str | None = None,
         *,
-        rate: float = 100,
+        rate: float | Rate = 100,
         per: Seconds = 1.0,
         burst: int | None = None,
         max_wait: Seconds = 0.0,

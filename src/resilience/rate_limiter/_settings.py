@@ -1,10 +1,14 @@
 """What a caller may set on a rate limiter."""
 
+import inspect
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from resilience._core.check import Check, is_finite
+from resilience.errors import shown
+from resilience.rates._rate import Rate
 from resilience.typing import Seconds
 
 Algorithm: TypeAlias = Literal["gcra", "sliding_window", "fixed_window"]
@@ -45,19 +49,21 @@ class RateLimiterSettings:
 
     """
 
-    rate: float = 100
+    rate: float | Rate = 100
     """Permits per *per*: > 0, a whole number for the windows. Per second it must come to between
-    1e-9 and 1e9, and a sliding window takes at most a million. Default 100. Source: own; there is no
-    rate that fits every server, so set it."""
+    1e-9 and 1e9, and a sliding window takes at most a million. Or a `Rate` that learns it, for
+    ``"gcra"`` without *key*. Default 100. Source: own; there is no rate that fits every server, so
+    set it."""
 
     per: Seconds = 1.0
-    """Seconds that *rate* is about: > 0. Default 1.0. Source: Guava, botocore, golang.org/x/time."""
+    """Seconds that *rate* is about: > 0, and 1.0 with a `Rate`. Default 1.0. Source: Guava, botocore,
+    golang.org/x/time."""
 
     burst: int | None = None
     """Permits that may be taken at once after a pause: 1 to 10**12. Only for ``"gcra"``. Default None: the
-    permits of one *per*, and at least one. Source: aiolimiter and Resilience4j; with *per* of one
-    second also Guava (``maxBurstSeconds`` 1) and botocore (``max(1, rate)``). 1 spaces permits
-    evenly."""
+    permits of one *per* at the present rate, and at least one. Source: aiolimiter and Resilience4j; with
+    *per* of one second also Guava (``maxBurstSeconds`` 1) and botocore (``max(1, rate)``). 1 spaces
+    permits evenly."""
 
     max_wait: Seconds = 0.0
     """Seconds a call may wait for its permits: >= 0. A call that would have to wait longer is refused
@@ -78,20 +84,25 @@ class RateLimiterSettings:
 
     @property
     def permits_per_second(self) -> float:
-        """The rate, per second."""
-        return self.rate / self.per
+        """The rate, per second; that of a `Rate` as it is now, and `FASTEST` while it is off."""
+        if isinstance(self.rate, (int, float)):
+            return self.rate / self.per
+        return min(max(self.rate.rate, SLOWEST), FASTEST)
 
     @property
     def capacity(self) -> int:
         """Most permits that one request can ever get."""
         if self.burst is not None:
             return self.burst
-        return max(1, int(self.rate))
+        return max(1, int(self.rate if isinstance(self.rate, (int, float)) else self.permits_per_second))
 
     def __post_init__(self) -> None:
         check = Check("RateLimiter")
-        rate_holds = check.number("rate", self.rate, above=0)
+        adapts = self._check_rate(check)
+        rate_holds = not adapts and check.number("rate", self.rate, above=0)
         per_holds = check.seconds("per", self.per)
+        if adapts and per_holds:
+            check.that(self.per == 1.0, "per", self.per, "must be 1.0 with a Rate, which is about one second")
         if rate_holds and per_holds:
             check.that(
                 SLOWEST <= self.permits_per_second <= FASTEST,
@@ -111,17 +122,44 @@ class RateLimiterSettings:
             algorithm,
             f"must be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}",
         ):
-            self._check_window(check, rate_holds=rate_holds)
+            self._check_window(check, rate_holds=rate_holds, adapts=adapts)
         key: Any = self.key
         check.that(key is None or callable(key), "key", key, "must be a callable or None")
+        if adapts and callable(key):
+            check.that(False, "key", key, "must be None: adaptive rates cannot be keyed; use Keyed(...)")
         check.whole("max_keys", self.max_keys)
         check.done()
 
-    def _check_window(self, check: Check, *, rate_holds: bool) -> None:
+    def _check_rate(self, check: Check) -> bool:
+        """Return whether the rate is given by a `Rate`, after a look at it: it may be a user's."""
+        rate: object = self.rate
+        if isinstance(rate, (int, float)):
+            return False
+        rule = "must be a number > 0 or a Rate"
+        try:
+            if not isinstance(rate, Rate):
+                return False
+            start, window, learn = rate.rate, rate.window, rate.on_sample
+        except Exception as error:  # noqa: BLE001  # it may be a user's, and raise anything
+            return not check.that(
+                False, "rate", rate, f"{rule} that can be read, not one that raises {shown(error)}"
+            )
+        if isinstance(rate, type):
+            return not check.that(False, "rate", rate, f"{rule}, not its class: write {rate.__name__}()")
+        is_above = start == math.inf or (is_finite(start) and start > 0)
+        check.that(is_above, "rate.rate", start, "must be a number > 0, or infinite")
+        check.seconds("rate.window", window)
+        plain = callable(learn) and not inspect.iscoroutinefunction(learn)
+        check.that(plain, "rate.on_sample", learn, "must be a plain method: nobody would await it")
+        return True
+
+    def _check_window(self, check: Check, *, rate_holds: bool, adapts: bool) -> None:
         if self.algorithm == "gcra":
             return
         rule = f"with algorithm {self.algorithm!r}"
-        if rate_holds:
+        if adapts:
+            check.that(False, "rate", self.rate, f"must be a number {rule}")
+        elif rate_holds and isinstance(self.rate, (int, float)):
             is_whole = is_finite(self.rate) and self.rate == int(self.rate)
             check.that(is_whole, "rate", self.rate, f"must be a whole number {rule}")
             if self.algorithm == "sliding_window":
