@@ -11,6 +11,7 @@ from tests.runtimes import SyncRuntime
 
 from resilience import (
     Cache,
+    CallContext,
     CircuitBreaker,
     CircuitOpenError,
     CircuitState,
@@ -22,6 +23,7 @@ from resilience import (
     Fallback,
     Hedge,
     Pipeline,
+    Priority,
     RateLimitedError,
     RateLimiter,
     RejectedError,
@@ -30,6 +32,7 @@ from resilience import (
     Timeout,
     Verdict,
     bad_results,
+    current_priority,
     deadline,
     remaining,
 )
@@ -828,5 +831,22 @@ def test_a_refusal_of_any_gate_is_one_kind_of_error(runtime, fake_clock):
             for gate in (isolated, empty, full):
                 error = await fails(runtime, Pipeline("stock", gate), int, RejectedError)
                 assert error.policy == gate.name
+
+    runtime.run(body)
+
+
+def test_the_priority_of_a_call_is_that_of_the_calls_that_it_makes(runtime):
+    pipeline = Pipeline("stock", Timeout(60.0))
+
+    class Bound:
+        """Guards as a decorator does, but with a context for each call."""
+
+        def __call__(self, fn):
+            return pipeline.bind(fn, context=lambda: CallContext(priority=Priority.LOW))
+
+    async def body():
+        assert await runtime.wrap(Bound(), current_priority)() is Priority.LOW
+        assert await runtime.wrap(pipeline, current_priority)() is Priority.NORMAL
+        assert current_priority() is Priority.NORMAL
 
     runtime.run(body)

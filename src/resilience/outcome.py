@@ -96,7 +96,8 @@ class CallContext:
         operation: What is done, as a template with few values ("GET /stock"), or None.
         idempotent: Whether doing it twice has the effect of doing it once; None if not known.
         idempotency_key: The key that makes repetitions of it one, or None.
-        priority: How important it is, or None for the default.
+        priority: A `resilience.Priority`: how important it is, and with it the calls that it makes; or None
+            for that of the block it is made in.
         attempt: Number of the attempt, from 1. Hedges count like retries.
         deadline: Instant on the monotonic clock at which the caller stops waiting, or None.
 

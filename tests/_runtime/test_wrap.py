@@ -381,7 +381,8 @@ def test_the_context_is_asked_for_each_call(runtime) -> None:
         return (yield from inner(call))
 
     bound = Pipeline("p", Around(flow)).bind(
-        runtime.coloured(lambda n: n), context=lambda n: CallContext(operation=f"op {n}", priority=n)
+        runtime.coloured(lambda n: n),
+        context=lambda n: CallContext(operation=f"op {n}", idempotency_key=f"key {n}"),
     )
 
     async def body() -> None:
@@ -393,7 +394,7 @@ def test_the_context_is_asked_for_each_call(runtime) -> None:
 
     runtime.run(body)
     assert [context.operation for context in seen] == ["op 1", "op 2"]
-    assert [context.priority for context in seen] == [1, 2]
+    assert [context.idempotency_key for context in seen] == ["key 1", "key 2"]
 
 
 def test_a_call_after_the_deadline_does_not_run(runtime, turnstile: Turnstile, fake_clock) -> None:

@@ -23,6 +23,7 @@ from resilience._runtime.flow import (
     Waiter,
 )
 from resilience.outcome import Outcome
+from resilience.priority import priority_of, priority_scope
 from resilience.typing import Seconds
 
 
@@ -124,10 +125,18 @@ async def _perform(command: Command, spawn: Callable[[Spawn], Child] | None) -> 
 
 
 async def _call(call: Call) -> Outcome[Any]:
+    # The calls that it makes are as important as it is.
+    scope = None if call.context.priority is None else priority_scope(priority_of(call.context))
     try:
-        awaitable = call.fn(*call.args, **call.kwargs)
-        if isawaitable(awaitable):
-            return Outcome(await awaitable)
+        if scope is None:
+            awaitable = call.fn(*call.args, **call.kwargs)
+            if isawaitable(awaitable):
+                return Outcome(await awaitable)
+        else:
+            with scope:
+                awaitable = call.fn(*call.args, **call.kwargs)
+                if isawaitable(awaitable):
+                    return Outcome(await awaitable)
     except Exception as error:  # noqa: BLE001  # an outcome; the policies judge it
         return Outcome(error=error)
     name = getattr(call.function, "__qualname__", repr(call.function))

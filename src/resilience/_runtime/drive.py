@@ -27,6 +27,7 @@ from resilience.deadline import _innermost as innermost
 from resilience.deadline import bounded, current_deadline, usage
 from resilience.errors import DeadlineExceededError
 from resilience.outcome import Outcome
+from resilience.priority import priority_of, priority_scope
 from resilience.typing import Seconds
 
 T = TypeVar("T")
@@ -95,8 +96,14 @@ def _call(call: Call) -> Outcome[Any]:
     # A step before this one may have used the time up, or somebody may have told this thread to stop.
     if usage.used and (until := current_deadline()) is not None and until <= _clock.monotonic():
         return Outcome(error=DeadlineExceededError("deadline exceeded: not started"))
+    # The calls that it makes are as important as it is.
+    scope = None if call.context.priority is None else priority_scope(priority_of(call.context))
     try:
-        value = call.fn(*call.args, **call.kwargs)
+        if scope is None:
+            value = call.fn(*call.args, **call.kwargs)
+        else:
+            with scope:
+                value = call.fn(*call.args, **call.kwargs)
     except Exception as error:  # noqa: BLE001  # an outcome; the policies judge it
         return Outcome(error=error)
     if type(value) is CoroutineType:
