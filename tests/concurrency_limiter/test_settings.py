@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 
+from resilience.concurrency_limiter import ConcurrencyLimiter
 from resilience.concurrency_limiter._limit import FixedLimit, Limit, Sample
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
 from resilience.errors import ConfigError
+from resilience.priority import Priority
 
 NAN, INF = float("nan"), float("inf")
 
@@ -35,6 +37,7 @@ def test_the_defaults_work():
     assert settings.max_queue == 0
     assert settings.max_wait == 0.0
     assert settings.make_limit().limit == 20
+    assert (settings.order, settings.shares, settings.share_of) == ("fifo", None, None)
 
 
 def test_settings_are_frozen_and_keyword_only():
@@ -50,7 +53,10 @@ def test_settings_are_frozen_and_keyword_only():
     ids=lambda value: f"{type(value).__name__} {value}",
 )
 @pytest.mark.parametrize("setting", [field.name for field in dataclasses.fields(ConcurrencyLimiterSettings)])
-def test_no_setting_takes_what_is_not_a_sensible_number(setting, value):
+def test_no_setting_takes_what_is_not_a_sensible_value(setting, value):
+    if value is None and setting in {"shares", "share_of"}:
+        assert getattr(ConcurrencyLimiterSettings(), setting) is None
+        return
     assert problems(**{setting: value}) == [setting]
 
 
@@ -70,6 +76,66 @@ def test_a_queue_without_a_wait_and_a_wait_without_a_queue_contradict_themselves
     assert problems(max_wait=0.5) == ["max_queue"]
     settings = ConcurrencyLimiterSettings(max_queue=3, max_wait=0.5)
     assert (settings.max_queue, settings.max_wait) == (3, 0.5)
+
+
+# --- order and shares ---
+
+
+def test_the_last_to_come_can_go_first_only_if_there_is_a_line():
+    assert problems(order="adaptive_lifo") == ["order"]
+    assert problems(order="lifo") == ["order"]
+    settings = ConcurrencyLimiterSettings(order="adaptive_lifo", max_queue=2, max_wait=1.0)
+    assert settings.order == "adaptive_lifo"
+
+
+@pytest.mark.parametrize("shares", [{}, [], ["live"], {"live"}, "live", {None: 0.5}])
+def test_shares_are_a_mapping_of_at_least_one_key(shares):
+    assert problems(shares=shares, share_of=str) == ["shares"]
+
+
+@pytest.mark.parametrize("share", [NAN, INF, -INF, 0, -0.1, 1.1, True, "1", None])
+def test_every_share_is_a_number_above_zero_and_at_most_one(share):
+    assert problems(shares={"live": 0.5, "batch": share}, share_of=str) == ["shares['batch']"]
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.4), (0.6, 0.3, 0.2), (1.0, 1e-6)])
+def test_shares_are_one_in_all_at_most(shares):
+    assert problems(shares=dict(enumerate(shares)), share_of=int) == ["shares"]
+
+
+@pytest.mark.parametrize(
+    "shares", [(1,), (0.7, 0.3), (0.1,) * 10, (0.7, 0.2, 0.1), (1 / 3,) * 3, (0.01,) * 100]
+)
+def test_shares_that_are_one_in_all_but_for_rounding_are_right(shares):
+    assert ConcurrencyLimiterSettings(shares=dict(enumerate(shares)), share_of=int).shares == dict(
+        enumerate(shares)
+    )
+
+
+def test_shares_do_not_change_with_what_they_were_made_from():
+    shares = {"live": 0.7}
+    settings = ConcurrencyLimiterSettings(shares=shares, share_of=str)
+    shares["batch"] = 0.9
+    assert settings.shares == {"live": 0.7}
+
+
+def test_a_function_that_tells_shares_needs_some_and_is_plain():
+    async def share_of(*args):
+        return "live"
+
+    assert problems(share_of=str) == ["share_of"]
+    assert problems(share_of=share_of, shares={"live": 1}) == ["share_of"]
+
+
+def test_shares_by_priority_need_no_function_and_others_do():
+    shares = {Priority.HIGH: 0.5, Priority.LOW: 0.1}
+    assert ConcurrencyLimiter(shares=shares).settings.shares == shares
+    for wrong in ({"live": 0.5}, {Priority.HIGH: 0.5, "high": 0.1}):
+        with pytest.raises(ConfigError) as caught:
+            ConcurrencyLimiter(shares=wrong, limit=0)
+        assert [problem.setting for problem in caught.value.problems] == ["limit", "share_of"]
+    with pytest.raises(ConfigError, match="share_of must be given, unless all keys of shares are priorities"):
+        ConcurrencyLimiter(shares={"live": 0.5})
 
 
 def test_every_problem_is_listed_at_once():

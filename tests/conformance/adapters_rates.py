@@ -40,7 +40,7 @@ class AwsTokenBucket:
         learnt = Cubic(floor=self.floor)
         learnt.on_sample(RateSample(now=t, sent=rate / 0.7, good=0, throttled=1))
         self.machine.learn(learnt.rate, learnt.window, t, "throttled")
-        return {"rate": self.machine.rate, "capacity": self.machine.capacity}
+        return {"rate": self.machine.rate, "capacity": self.machine.burst}
 
 
 @adapts("aws_cubic")

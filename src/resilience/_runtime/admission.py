@@ -81,6 +81,10 @@ class Admission(Policy):
         """Return how many permits *ask* is for."""
         return int(ask)
 
+    def _waiter(self, ask: Ask) -> Waiter:
+        """Return one who waits for *ask*."""
+        return Waiter(self._weight(ask))
+
     def _line_of(self, ask: Ask, *, join: bool = False) -> Line:  # noqa: ARG002  # see above
         """Return the line of those who ask for the same, one to *join* or just to look at."""
         return self._line
@@ -109,7 +113,7 @@ class Admission(Policy):
         """Admit a call or refuse it at once; *hold* gets the token."""
         with self._lock:
             now = _clock.monotonic()
-            if line := self._line_of(ask):  # nobody overtakes those who wait
+            if (line := self._line_of(ask)) and line.bars(ask):  # nobody overtakes those who wait
                 return Refusal(self._wait_for(now, ask, line.permits))
             hold.token = decision = self._admit(now, ask)
             self.counts.acquired += not isinstance(decision, Refusal)
@@ -129,15 +133,15 @@ class Admission(Policy):
     def _wait(self, ask: Ask, max_wait: Seconds, deadline: Seconds | None, hold: Hold) -> Acquiring:
         now = _clock.monotonic()
         give_up = now + max_wait if deadline is None else min(now + max_wait, deadline)
-        waiter = Waiter(self._weight(ask))
+        waiter = self._waiter(ask)
         ending = "rejected"
         try:
             with self._lock:
                 line, limit = self._line_of(ask, join=True), self._max_queue
                 known = self._wait_for(now, ask, line.permits)
-                if (limit is not None and len(line) >= limit) or (
-                    known is not None and now + known > give_up
-                ):
+                if known is not None and now + known > give_up:
+                    return Refusal(known)
+                if limit is not None and len(line) >= limit and not line.make_room(waiter):
                     return Refusal(known)
                 line.join(waiter)
             ending = "cancelled"
@@ -156,6 +160,9 @@ class Admission(Policy):
                             return decision
                         pause = decision.retry_after
                     known = self._wait_for(now, ask, 0)
+                    if waiter not in line:  # somebody who matters more stands in its place
+                        ending = "rejected"
+                        return Refusal(known)
                 left = give_up - now
                 if left <= 0:
                     ending = "timed_out"

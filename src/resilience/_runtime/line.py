@@ -1,6 +1,7 @@
 """A waiting line, first in, first out, for threads and tasks alike."""
 
 from collections import OrderedDict
+from typing import Any
 
 from resilience._runtime.flow import Waiter
 
@@ -23,6 +24,17 @@ class Line:
     def __len__(self) -> int:
         return len(self._waiters)
 
+    def __contains__(self, waiter: Waiter) -> bool:
+        return waiter in self._waiters
+
+    def bars(self, ask: Any) -> bool:  # noqa: ARG002  # for lines in which some may pass others
+        """Whether one who comes with *ask* has to stand behind those in line, of whom there are some."""
+        return True
+
+    def make_room(self, waiter: Waiter) -> bool:  # noqa: ARG002  # for lines in which some give way to others
+        """Send away one who matters less than *waiter*, for whom the line is full; whether it was done."""
+        return False
+
     def join(self, waiter: Waiter) -> None:
         """Queue up at the end."""
         if not self._waiters:
@@ -37,7 +49,7 @@ class Line:
     def leave(self, waiter: Waiter) -> None:
         """Step out, served or not, and let the next one look. One who never joined changes nothing."""
         if waiter in self._waiters:
-            self.permits -= self._waiters.pop(waiter)
+            self._remove(waiter)
             self.wake_first()
 
     def wake_first(self) -> None:
@@ -46,15 +58,18 @@ class Line:
             first = next(iter(self._waiters))
             if first.wake():
                 return
-            self.permits -= self._waiters.pop(first)
+            self._remove(first)
 
     def wake_all(self) -> None:
         """Let everybody look again, since what they wait for has changed. See `wake_first`."""
         for waiter in tuple(self._waiters):
             if not waiter.wake():
-                self.permits -= self._waiters.pop(waiter)
+                self._remove(waiter)
 
     def clear(self) -> None:
         """Forget everybody: after a fork they are threads of another process."""
         self._waiters.clear()
         self.permits = 0
+
+    def _remove(self, waiter: Waiter) -> None:
+        self.permits -= self._waiters.pop(waiter, 0)

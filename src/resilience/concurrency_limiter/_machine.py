@@ -29,11 +29,14 @@ Waiting in line is not done here: whoever waits asks again when a place is free 
 """
 
 import math
-from collections import deque
-from typing import Final
+from collections.abc import Hashable
+from typing import Any, Final
 
 from resilience._core.check import is_finite
 from resilience._core.permit import NEVER, Refusal
+from resilience.concurrency_limiter._cell import MOST_TIMES as MOST_TIMES
+from resilience.concurrency_limiter._cell import Cell as Cell
+from resilience.concurrency_limiter._cell import Slot as Slot
 from resilience.concurrency_limiter._limit import Limit, Sample, Terms, terms_of
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
 from resilience.outcome import Verdict
@@ -47,53 +50,6 @@ LONGEST_REST: Final[Seconds] = 2.0
 
 LEAST: Final = 0.01
 """The lowest limit that is kept: a share of the time."""
-
-MOST_TIMES: Final = 1000
-"""Times of calls kept at most for the quantile of one sample; the latest."""
-
-
-class Cell:
-    """
-    What one generation counts.
-
-    Attributes:
-        inflight: Calls in flight.
-        limit: Calls that may be in flight, >= 1.
-        peak: Most calls in flight at once since the last sample.
-        good: Calls that ended well. Only ever grows.
-        seconds: Seconds that good and timed out calls took. Only ever grows.
-        shortest: Seconds that the fastest good call since the last sample took.
-        times: What they took each, if a quantile is asked for; the latest.
-
-    """
-
-    __slots__ = ("good", "inflight", "limit", "peak", "seconds", "shortest", "times")
-
-    def __init__(self, limit: int) -> None:
-        self.inflight = 0
-        self.limit = limit
-        self.peak = 0
-        self.good = 0
-        self.seconds: Seconds = 0.0
-        self.shortest: Seconds = math.inf
-        self.times: deque[Seconds] = deque(maxlen=MOST_TIMES)
-
-
-class Slot:
-    """
-    A place for one call.
-
-    Attributes:
-        cell: Where it is counted; None once it was given back.
-        started: Instant at which it was taken.
-
-    """
-
-    __slots__ = ("cell", "started")
-
-    def __init__(self, cell: Cell, started: Seconds) -> None:
-        self.cell: Cell | None = cell
-        self.started = started
 
 
 class Bulkhead:
@@ -158,14 +114,22 @@ class Bulkhead:
 
     @property
     def free(self) -> int:
-        """Calls that would be admitted now."""
+        """Calls that would be admitted now, without a share."""
         return max(0, self.cell.limit - self.cell.inflight)
 
     def is_idle(self, now: Seconds) -> bool:  # noqa: ARG002  # every gate machine is told the time
         """Whether no call is in flight."""
         return self.cell.inflight == 0
 
-    def admit(self, now: Seconds) -> Slot | Refusal:
+    def has_room(self, key: Hashable = None) -> bool:  # noqa: ARG002  # for machines with shares
+        """Whether there is a place for a call with *key*; one that rests may still refuse it."""
+        return self.cell.inflight < self.cell.limit
+
+    def has_own_room(self, key: Hashable) -> bool:  # noqa: ARG002  # for machines with shares
+        """Whether there is a place that only calls with *key* may take."""
+        return False
+
+    def admit(self, now: Seconds, ask: Any = None) -> Slot | Refusal:  # noqa: ARG002  # for machines with shares
         """Give out a place, or refuse. When one will be free nobody knows, unless it rests."""
         now = self._advance(now)
         cell = self.cell

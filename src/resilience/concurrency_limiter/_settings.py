@@ -1,12 +1,30 @@
 """What a caller may set on a concurrency limiter."""
 
 import inspect
+import math
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from resilience._core.check import Check, is_finite
 from resilience.concurrency_limiter._limit import FixedLimit, Limit
 from resilience.errors import shown
-from resilience.typing import Seconds
+from resilience.typing import Ratio, Seconds
+
+Order: TypeAlias = Literal["fifo", "adaptive_lifo"]
+"""
+Who of those alike in importance goes first.
+
+- ``"fifo"``: who came first.
+- ``"adaptive_lifo"``: while the line is more than half full, who came last, else who came first. Under
+  pressure those who wait longest are the likeliest to have given up, and serving them helps nobody.
+"""
+
+Shares: TypeAlias = Mapping[Any, Ratio]
+"""Which share of the limit is kept for whom."""
+
+SLACK = 1e-9
+"""By how much shares may add up to more than 1, since floats do: three times 0.1 and so on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +49,18 @@ class ConcurrencyLimiterSettings:
     """Seconds a call may wait for its turn: >= 0; needs *max_queue*. Default 0.0. Source:
     Resilience4j, Failsafe."""
 
+    order: Order = "fifo"
+    """Who goes first of those in line that are alike in importance: see `Order`. ``"adaptive_lifo"`` needs
+    *max_queue*. Default ``"fifo"``. Source: Resilience4j, Failsafe; the other one is Facebook's."""
+
+    shares: Shares | None = None
+    """Key to the share of the limit that its calls can always have: each in (0, 1], 1 in all. Default None:
+    all calls are alike. Source: Netflix concurrency-limits."""
+
+    share_of: Callable[..., Hashable] | None = None
+    """Callable that takes the call's arguments and returns whose share it takes; needs *shares*. Default
+    None: the keys are priorities, and a call has the share of its own."""
+
     def make_limit(self) -> Limit:
         """Return what says how many: the `Limit` given, or one for the number given."""
         return FixedLimit(self.limit) if isinstance(self.limit, int) else self.limit
@@ -44,7 +74,36 @@ class ConcurrencyLimiterSettings:
             queue, wait = self.max_queue > 0, self.max_wait > 0
             check.that(queue or not wait, "max_queue", self.max_queue, "must be >= 1 with max_wait")
             check.that(wait or not queue, "max_wait", self.max_wait, "must be > 0 with max_queue")
+        self._check_order(check, waits=not queue_holds or self.max_queue > 0)
+        self._check_shares(check)
         check.done()
+
+    def _check_order(self, check: Check, *, waits: bool) -> None:
+        order: object = self.order
+        known = get_args(Order)
+        rule = f"must be {' or '.join(map(repr, known))}"
+        if check.that(isinstance(order, str) and order in known, "order", order, rule):
+            check.that(waits or order == "fifo", "order", order, "must be 'fifo' without max_queue")
+
+    def _check_shares(self, check: Check) -> None:
+        shares: object = self.shares
+        takes: object = self.share_of
+        if check.that(takes is None or callable(takes), "share_of", takes, "must be a callable or None"):
+            check.that(takes is None or shares is not None, "share_of", takes, "needs shares")
+            plain = not inspect.iscoroutinefunction(takes)
+            check.that(plain, "share_of", takes, "must be a plain function: nobody would await it")
+        if shares is None:
+            return
+        rule = "must be a mapping of at least one key to its share, or None"
+        if not check.that(isinstance(shares, Mapping) and shares, "shares", shares, rule):
+            return
+        mine = dict(cast("Mapping[object, object]", shares))
+        object.__setattr__(self, "shares", mine)  # a copy: nobody changes it from outside
+        check.that(None not in mine, "shares", mine, "must not have None as a key: it means no share")
+        right = [check.ratio(f"shares[{shown(key)}]", share) for key, share in mine.items()]
+        if all(right):
+            total = math.fsum(cast("Mapping[object, Ratio]", mine).values())
+            check.that(total <= 1 + SLACK, "shares", mine, f"must add up to 1 at most, not {total:g}")
 
     def _check_limit(self, check: Check) -> None:
         limit: object = self.limit

@@ -1,0 +1,234 @@
+"""What a concurrency limiter does as a gate: who gets a place, who waits, and what a `Limit` learns."""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, cast
+
+from resilience import _clock
+from resilience._runtime.flow import Call, Waiter
+from resilience._runtime.gate import Ask as AnyAsk
+from resilience._runtime.gate import Decision, Gate
+from resilience._runtime.policy import Traits
+from resilience.concurrency_limiter._ask import Ask, check_hashable
+from resilience.concurrency_limiter._limit import Limit, Sample, terms_of
+from resilience.concurrency_limiter._machine import Bulkhead
+from resilience.concurrency_limiter._partitions import Partitions
+from resilience.concurrency_limiter._queue import Queue, Ticket
+from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
+from resilience.errors import ConcurrencyLimitedError, ConfigError, Problem, shown
+from resilience.events import emit
+from resilience.outcome import Classifier, ErrorMatch, Verdict
+from resilience.priority import Priority, current_priority, priority_of
+from resilience.typing import Seconds
+
+
+class LimitGate(Gate):
+    """
+    What a gate supplies, for one machine or one that keeps shares.
+
+    Without shares a call asks for nothing in particular. How important it is matters only once it has to
+    wait, and is looked up then.
+    """
+
+    __slots__ = ("_bulkhead", "_is_learning", "_partitions", "_pinned")
+
+    kind = "concurrency_limiter"
+    error = ConcurrencyLimitedError
+    settling_frees = True
+
+    def __init__(
+        self,
+        settings: ConcurrencyLimiterSettings,
+        name: str | None,
+        *,
+        on: ErrorMatch | None = None,
+        classify: Classifier | None = None,
+    ) -> None:
+        super().__init__(name, on=on, classify=classify)
+        now = _clock.monotonic()
+        self._partitions = None if settings.shares is None else Partitions(settings, now)
+        self._bulkhead = self._partitions or Bulkhead(settings, now)
+        self._line = Queue(self._bulkhead)
+        self._is_learning = False
+        self._pinned: int | None = None
+
+    @property
+    def settings(self) -> ConcurrencyLimiterSettings:
+        """Its settings, frozen."""
+        return self._bulkhead.settings
+
+    @property
+    def traits(self) -> Traits:
+        """A gate that holds a place, and so is asked last."""
+        return Traits(waits=self.settings.max_wait, rank=3)
+
+    @property
+    def _max_wait(self) -> Seconds:
+        return self.settings.max_wait
+
+    @property
+    def _max_queue(self) -> int:
+        return self.settings.max_queue
+
+    def obstacles(self, settings: ConcurrencyLimiterSettings) -> list[Problem]:
+        """Return why the settings cannot be taken: places are counted in another way."""
+        problems = key_problems(settings.shares, settings.share_of)
+        if (settings.shares is None) != (self._partitions is None):
+            rule = "must stay given, or stay None: make a new limiter"
+            problems.append(Problem("shares", settings.shares, rule))
+        return problems
+
+    def _configure(self, settings: ConcurrencyLimiterSettings) -> None:
+        terms = terms_of(settings.make_limit())  # outside the lock, because the limit may be a user's
+        with self._lock:
+            before = self._bulkhead.limit
+            self._bulkhead.configure(settings, terms, _clock.monotonic())
+            if self._pinned is not None:
+                self._bulkhead.resize(self._pinned)
+            self._line.wake_first()
+        self._report(before, "reconfigured")
+
+    # Calls
+
+    def _ask_of(self, call: Call) -> AnyAsk:
+        return call if self._partitions is None else self._share_asked_for(self._partitions, call)
+
+    def _share_asked_for(self, partitions: Partitions, call: Call) -> Ask:
+        priority = priority_of(call.context)
+        share_of = partitions.settings.share_of
+        key: Hashable = priority
+        if share_of is not None:
+            key = share_of(*call.args, **call.kwargs)
+            check_hashable(self.name, "what share_of returns", key)
+        return Ask(key if key in partitions.parts else None, priority.rank)
+
+    def _asked_by_hand(self, share: Hashable) -> AnyAsk:
+        partitions = self._partitions
+        if partitions is None:
+            if share is not None:
+                msg = f"{self.name!r} was made without shares=, got share={shown(share)}"
+                raise TypeError(msg)
+            return 1
+        priority, key = current_priority(), share
+        if key is None:
+            if partitions.settings.share_of is not None:
+                msg = f"{self.name!r} takes shares from the arguments of calls: say which with share="
+                raise TypeError(msg)
+            key = priority
+        check_hashable(self.name, "share", key)
+        return Ask(key if key in partitions.parts else None, priority.rank)
+
+    def _weight(self, ask: AnyAsk) -> int:  # noqa: ARG002  # a call takes one place
+        return 1
+
+    def _waiter(self, ask: AnyAsk) -> Waiter:
+        if isinstance(ask, Ask):
+            return Ticket(ask.rank, ask.key)
+        # A permit taken for a block has no call to ask.
+        priority = priority_of(ask.context) if isinstance(ask, Call) else current_priority()
+        return Ticket(priority.rank)
+
+    def _admit(self, now: Seconds, ask: AnyAsk) -> Decision:
+        return self._bulkhead.admit(now, ask)
+
+    def _settle(
+        self,
+        token: Any,
+        verdict: Verdict,
+        now: Seconds,
+        started: Seconds,  # noqa: ARG002  # the slot knows it
+        retry_after: Seconds | None,  # noqa: ARG002  # when to return is a question of rate
+    ) -> None:
+        self._bulkhead.settle(token, verdict, now)
+
+    def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:  # noqa: ARG002  # either way
+        self._bulkhead.release(token, now)
+
+    # Learning
+
+    def _changed(self) -> None:
+        if _clock.monotonic() < self._bulkhead.window_end or self._is_learning:
+            return
+        with self._lock:
+            sample = None if self._is_learning else self._bulkhead.take_sample(_clock.monotonic())
+            if sample is None:
+                return
+            self._is_learning = True
+            source = self._bulkhead.source
+        try:
+            self._learn(source, sample)
+        finally:
+            self._is_learning = False
+
+    def _learn(self, source: Limit, sample: Sample) -> None:
+        # Outside the lock, because the limit may be a user's.
+        try:
+            source.on_sample(sample)
+            wanted, window = source.limit, source.window
+            cause = str(getattr(source, "cause", "sample"))
+        except Exception as error:  # noqa: BLE001  # a limit that cannot learn does not break the call it watches
+            details = {"error.type": type(error).__qualname__}
+            emit("resilience.concurrency_limiter.limit_failed", self.name, details)
+            return
+        with self._lock:
+            if source is not self._bulkhead.source:  # replaced while it learnt
+                return
+            self._bulkhead.set_window(window)
+            if self._pinned is not None:
+                return
+        self._resize(wanted, cause)
+
+    def _resize(self, wanted: float, cause: str) -> None:
+        with self._lock:
+            before = self._bulkhead.limit
+            self._bulkhead.resize(wanted)
+            self._line.wake_first()
+        self._report(before, cause)
+
+    def _report(self, before: int, cause: str) -> None:
+        after = self._bulkhead.limit
+        if after != before:
+            emit(
+                "resilience.concurrency_limiter.limit_change",
+                self.name,
+                {
+                    "resilience.limiter.change": "increase" if after > before else "decrease",
+                    "resilience.limiter.previous_limit": before,
+                    "resilience.limiter.limit": after,
+                    "resilience.limiter.cause": cause,
+                },
+            )
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._is_learning = False
+        self._bulkhead.after_fork(_clock.monotonic())
+
+
+def key_problems(shares: object, share_of: object) -> list[Problem]:
+    """Return what is wrong with the keys of shares that no function tells: they must be priorities."""
+    if share_of is not None or not isinstance(shares, Mapping):
+        return []
+    keys = cast("Mapping[object, object]", shares).keys()
+    if all(isinstance(key, Priority) for key in keys):
+        return []
+    return [Problem("share_of", None, "must be given, unless all keys of shares are priorities")]
+
+
+def checked(
+    make: Callable[[], ConcurrencyLimiterSettings], shares: object, share_of: object
+) -> ConcurrencyLimiterSettings:
+    """
+    Make the settings with *make*, and look at their keys for the same list.
+
+    Raises:
+        ConfigError: Something is wrong; every problem is listed.
+
+    """
+    problems = key_problems(shares, share_of)
+    try:
+        settings = make()
+    except ConfigError as error:
+        raise ConfigError(error.subject, [*error.problems, *problems]) from None
+    if problems:
+        raise ConfigError("ConcurrencyLimiter", problems)
+    return settings
