@@ -13,6 +13,10 @@ round, and growing by one each time would outweigh any cut."""
 STEADY: Final = 10
 """Good calls in a row, without a drop, after which it grows by one per round whatever the limit."""
 
+LARGEST_STEP: Final[Ratio] = 0.05
+"""Share of the limit that it grows by, at most, per window, though always by one: where a window holds many
+rounds, growing by one for each of them would outrun the cuts, of which there is one per window."""
+
 HEAVY: Final[Ratio] = 0.5
 """Share of drops from which on a cut starts from what was in flight, where the limit was not reached."""
 
@@ -28,9 +32,6 @@ HOPELESS: Final[Ratio] = 0.9
 HOLD: Final = 30
 """Windows for which no cuts are made after they were found not to help."""
 
-REGROWTH: Final[Ratio] = 0.25
-"""Share by which the limit grows per window on its way back to where it was before cuts in vain."""
-
 
 class Aimd:
     """
@@ -38,11 +39,11 @@ class Aimd:
 
     A call that timed out or was throttled is a *drop*. One that failed otherwise says nothing about
     congestion, one that was ignored or cancelled is in no sample. Once per window the limit is cut if the
-    share of drops reached *tolerance*; it grows if at least half of it was in use.
+    share of drops reached *tolerance*; otherwise it grows if at least half of it was in use.
 
-    Cuts must help. If *patience* of them in a row leave the share of drops where it was, calls are slow for
-    another reason than their number: the limit goes back to where it was, and no further cut is made for
-    thirty windows, unless it gets worse.
+    Cuts must help. If *patience* of them in a row leave the share of drops where it was, a window later,
+    calls are slow for another reason than their number: the limit goes back to where it was, and no further
+    cut is made for thirty windows, unless it gets worse.
 
     Args:
         initial: Limit at the start. Default 10: half of Netflix's, since those of many clients add up.
@@ -55,8 +56,8 @@ class Aimd:
         window: Seconds between changes, >= 0; 0 to change with every call. Default 1.0: one cut per
             congestion epoch.
         increase: What the limit grows by per window, > 0; None for one per round of good calls, and less
-            where the limit is small. Default None.
-        patience: Cuts in a row that may be in vain, >= 1; None to cut for ever. Default 4.
+            where the limit is small or rounds are short. Default None.
+        patience: Cuts in a row that may be in vain, >= 1; None to cut for ever. Default 3.
 
     Attributes:
         limit: How many calls may run at once.
@@ -88,7 +89,7 @@ class Aimd:
         tolerance: Ratio = 0.15,
         window: Seconds = 1.0,
         increase: float | None = None,
-        patience: int | None = 4,
+        patience: int | None = 3,
     ) -> None:
         check = Check("Aimd")
         check_range(check, initial, min_limit, max_limit)
@@ -113,17 +114,17 @@ class Aimd:
     def on_sample(self, sample: Sample) -> None:
         """Learn from the calls of one window."""
         self._steady = 0 if sample.drops else self._steady + sample.good
-        growth = self._growth(sample)
         if self._held:
-            self._hold(sample, growth)
+            is_worse = sample.drop_ratio > min(0.95, self._ratio + WORSE)
+            self._held = 0 if is_worse else self._held - 1
             return
-        limit = self.limit
         if sample.drops and sample.drop_ratio >= self._tolerance:
             limit = self._cut(sample)
         else:
             self._cuts = 0
             self.cause = "growth"
-        self.limit = self._range.clamp(limit + growth)
+            limit = self.limit + self._growth(sample)
+        self.limit = self._range.clamp(limit)
 
     def _growth(self, sample: Sample) -> float:
         limit = self.limit
@@ -131,32 +132,21 @@ class Aimd:
             return 0.0
         if self._increase is not None:
             return 0.0 if sample.drops else self._increase
-        if self._steady >= STEADY:
-            return sample.good / max(1.0, limit)
-        return sample.good * min(1.0 / limit, SMALL_STEP * limit)
+        per_call = 1.0 / max(1.0, limit) if self._steady >= STEADY else min(1.0 / limit, SMALL_STEP * limit)
+        return min(sample.good * per_call, max(1.0, LARGEST_STEP * limit))
 
     def _cut(self, sample: Sample) -> float:
         if self._cuts == 0:
             self._ratio, self._before = sample.drop_ratio, self.limit
         self._cuts += 1
-        if self._cut_in_vain(sample.drop_ratio):
-            self._cuts, self._held = 0, HOLD
-            self.cause = "cuts_in_vain"
-            return self.limit
         self.cause = "drops"
+        if self._patience is not None and self._cuts > self._patience and sample.drop_ratio < HOPELESS:
+            if self._cuts == self._patience + 1:
+                return self.limit  # what the latest cut did shows in the next window: wait for it
+            if sample.drop_ratio >= HELPED * self._ratio:
+                self._cuts, self._held = 0, HOLD
+                self.cause = "cuts_in_vain"
+                return self._before
         if sample.drop_ratio >= HEAVY:
             return min(self.limit, max(1, sample.peak)) * self._backoff
         return self.limit * self._backoff
-
-    def _cut_in_vain(self, ratio: Ratio) -> bool:
-        has_waited = self._patience is not None and self._cuts > self._patience
-        return has_waited and HELPED * self._ratio <= ratio < HOPELESS
-
-    def _hold(self, sample: Sample, growth: float) -> None:
-        """Make no cuts for a while, and go back to where the cuts began."""
-        self._held -= 1
-        if sample.drop_ratio > min(0.95, self._ratio + WORSE):
-            self._held = 0
-        elif growth and self.limit < self._before:
-            self.cause = "cuts_in_vain"
-            self.limit = min(self._before, self.limit + max(growth, REGROWTH * self.limit))

@@ -22,7 +22,7 @@ FORGETTING = 0.95
 """What is left of the usual time then. Source: Netflix."""
 
 MIN_CALLS = 10
-"""Fewer calls than this say nothing about how long calls take. Source: Netflix WindowedLimit."""
+"""Fewer calls that were timed say nothing about how long calls take. Source: Netflix WindowedLimit."""
 
 
 def square_root(limit: float) -> float:
@@ -44,7 +44,9 @@ class Gradient2:
     The usual time is a mean over about *long_window* samples. While calls take no longer than *tolerance*
     times that, the limit grows by *queue*; when they do, it shrinks with the ratio. In a window with a drop,
     a call that timed out or was throttled, it is cut, and the usual time is left alone: a mean that follows
-    an overload ends up taking it for normal. A call that failed otherwise teaches nothing.
+    an overload ends up taking it for normal. A call that failed otherwise teaches nothing. A queue that
+    lasts for many minutes without a drop becomes the usual all the same, and the limit climbs: bound it with
+    *max_limit*.
 
     On clients with many kinds of call prefer `Aimd`: a change of the mixture looks like congestion here.
 
@@ -58,7 +60,7 @@ class Gradient2:
         smoothing: Weight of a new limit against the present one, in (0, 1]. Default 0.2 (Netflix).
         backoff: What a window with a drop leaves of the limit, 0.5 <= b < 1; None to ignore drops (Netflix).
             Default 0.8.
-        long_window: Samples that the usual time is a mean of, >= 1. Default 600 (Netflix).
+        long_window: Samples that the usual time is a mean of, 1 to 1 000 000 000. Default 600 (Netflix).
         headroom: How far above what is in flight it may be; None for any distance.
         window: Seconds between changes, >= 0; 0 to change with every call. Default 1.0 (Netflix).
         quantile: Look at this quantile of the times in place of their mean, in (0, 1). Default None.
@@ -102,7 +104,7 @@ class Gradient2:
         check.ratio("smoothing", smoothing)
         if backoff is not None:
             check_backoff(check, backoff)
-        check.whole("long_window", long_window)
+        check.whole("long_window", long_window, at_most=1_000_000_000)
         check_headroom(check, headroom)
         check_sampling(check, window, quantile)
         check.done()
@@ -122,7 +124,7 @@ class Gradient2:
         limit, latency = self.limit, sample.latency
         if sample.drops and self._backoff is not None:
             limit, self.cause = self._range.clamp(limit * self._backoff), "drops"
-        elif latency is not None and sample.calls >= self._least_calls:
+        elif latency is not None and sample.good + sample.timed_out >= self._least_calls:
             limit = self._followed(latency, sample.peak)
         if self._peaks is not None and limit > (most := self._peaks.most(sample.peak)):
             limit, self.cause = self._range.clamp(most), "headroom"

@@ -36,7 +36,7 @@ class Headroom:
     """The lowest factor, >= 1 and <= *factor*. Default 1.2. Source: failsafe-go."""
 
     windows: int = 10
-    """Windows that are looked back upon, >= 1. Default 10: load that comes and goes within them lowers
+    """Windows that are looked back upon, 1 to 10 000. Default 10: load that comes and goes within them lowers
     nothing."""
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class Headroom:
         check.number("decay", self.decay, at_least=0)
         if check.number("least", self.least, at_least=1) and not check.problems:
             check.that(self.least <= self.factor, "least", self.least, "must be at most factor")
-        check.whole("windows", self.windows)
+        check.whole("windows", self.windows, at_most=10_000)
         check.done()
 
     def most(self, inflight: int) -> float:

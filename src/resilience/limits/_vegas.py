@@ -18,7 +18,7 @@ RISE = 1.25
 """By how much the baseline may rise at once: measured under load, it is too long."""
 
 MIN_CALLS = 10
-"""Fewer calls than this say nothing about how long calls take. Source: Netflix WindowedLimit."""
+"""Fewer good calls than this say nothing about how long calls take. Source: Netflix WindowedLimit."""
 
 
 def log10_root(limit: float) -> int:
@@ -108,7 +108,7 @@ class Vegas:
         self._backoff, self._smoothing = backoff, smoothing
         self._peaks = None if headroom is None else Peaks(headroom)
         self._least_calls = MIN_CALLS if window > 0 else 1
-        self._baseline: Seconds | None = None
+        self._baseline: Seconds = math.inf
         self._candidate: Seconds = math.inf  # the shortest time since the last probe
         self._probes = 0
         self._jitter = GOLDEN
@@ -119,15 +119,14 @@ class Vegas:
 
     def on_sample(self, sample: Sample) -> None:
         """Learn from the calls of one window."""
-        latency = sample.latency
-        if sample.shortest is not None:
-            self._candidate = min(self._candidate, sample.shortest)
+        latency = sample.latency  # 0 if the clock is too coarse for it, which says as little as None
         wanted = self.limit
         if sample.drops:
             wanted, self.cause = self._less(), "drops"
-        elif latency is not None and self._is_comparable(latency, sample.calls):
+        elif latency and self._is_comparable(latency, sample.good):
             wanted = self._judged(latency, sample.peak)
         limit = (1 - self._smoothing) * self.limit + self._smoothing * self._range.clamp(wanted)
+        limit = self._range.clamp(limit)  # rounding may have left the range
         if self._peaks is not None and limit > (most := self._peaks.most(sample.peak)):
             limit, self.cause = self._range.clamp(most), "headroom"
         self.limit = limit
@@ -137,22 +136,24 @@ class Vegas:
         if calls < self._least_calls:
             return False
         self._probes += calls
-        if self._baseline is None or latency < self._baseline:
+        # Not the fastest call: next to a mean it is so short that the baseline would never rise.
+        self._candidate = min(self._candidate, latency)
+        if latency < self._baseline:
             self._baseline = latency
             return False
         if self._probes < (0.5 + self._jitter / 2) * PROBE_MULTIPLIER * self.limit:
             return True
         self._probes = 0
         self._jitter = (self._jitter + GOLDEN) % 1.0
-        self._baseline = min(max(self._candidate, self._baseline), RISE * self._baseline)
+        self._baseline = min(self._candidate, RISE * self._baseline)
         self._candidate = math.inf
         return False
 
     def _judged(self, latency: Seconds, peak: int) -> float:
-        limit, baseline = self.limit, self._baseline
-        if 2 * peak < limit or not baseline or latency <= 0:
+        limit = self.limit
+        if 2 * peak < limit:
             return limit
-        queue, step = math.ceil(limit * (1 - baseline / latency)), log10_root(limit)
+        queue, step = math.ceil(limit * (1 - self._baseline / latency)), log10_root(limit)
         if queue > self._beta(limit):
             self.cause = "queue"
             return self._less()

@@ -1,0 +1,80 @@
+"""
+What a limit that learns costs per call, beside a fixed one.
+
+Run it with ``python -m pytest benchmarks/test_limiters.py -s``. Figures are ratios of rounds that lie next to
+each other, so that a busy machine slows both.
+"""
+
+import gc
+from itertools import repeat
+from statistics import median
+from time import perf_counter
+
+import pytest
+
+from resilience import ConcurrencyLimiter
+from resilience.limits import Aimd, Gradient2, Vegas
+
+MOST = 1.5
+"""A limit that learns may cost so many times what a fixed one does."""
+
+ATTEMPTS = 5
+CALLS = 500
+ROUNDS = 200
+
+LIMITS = {
+    "Aimd": Aimd,
+    "Vegas": Vegas,
+    "Gradient2": Gradient2,
+    "Vegas with a quantile": lambda: Vegas(quantile=0.9),
+    "Aimd with a thousand samples per second": lambda: Aimd(window=0.001),
+}
+
+
+def answer():
+    return 42
+
+
+def guarded(limit):
+    return ConcurrencyLimiter("bench", limit=limit)(answer)
+
+
+def seconds_of(fn):
+    start = perf_counter()
+    for _ in repeat(None, CALLS):
+        fn()
+    return perf_counter() - start
+
+
+def ratio_of(limit):
+    """The median over short rounds, each of both in turn."""
+    fixed, learning = guarded(10), guarded(limit)
+    seconds_of(fixed), seconds_of(learning)
+    gc.collect()
+    gc.disable()
+    try:
+        ratios = []
+        for number in range(ROUNDS):
+            if number % 2:
+                base = seconds_of(fixed)
+                ratios.append(seconds_of(learning) / base)
+            else:
+                took = seconds_of(learning)
+                ratios.append(took / seconds_of(fixed))
+    finally:
+        gc.enable()
+    return median(ratios)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_that_learns_costs_at_most_half_as_much_again(name):
+    ratios = [ratio_of(LIMITS[name]())]
+    while min(ratios) > MOST and len(ratios) < ATTEMPTS:
+        ratios.append(ratio_of(LIMITS[name]()))
+    print(f"\n{name}: {min(ratios):.2f} times a fixed limit, of at most {MOST}")
+    assert min(ratios) <= MOST
+
+
+@pytest.mark.parametrize("limit", ["fixed", "Aimd"])
+def test_a_guarded_call(benchmark, limit):
+    benchmark(guarded(10 if limit == "fixed" else Aimd()))
