@@ -145,8 +145,9 @@ def test_coming_results_are_counted_but_not_kept():
 # Both
 
 
-@pytest.mark.parametrize("window", [TimeWindow(10.0), CountWindow(10)], ids=["time", "calls"])
-def test_a_cell_that_was_let_go_is_not_counted_any_more(window):
+@pytest.mark.parametrize("make", [lambda: TimeWindow(10.0), lambda: CountWindow(10)], ids=["time", "calls"])
+def test_a_cell_that_was_let_go_is_not_counted_any_more(make):
+    window = make()
     good(window, 0.0, 3)
     bad(window, 0.0)
     window.add(0.0, slow=True)
