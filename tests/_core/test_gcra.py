@@ -103,6 +103,41 @@ def test_the_wait_is_exact(rate, start, burst, later):
     assert limiter.admits(now + seconds)
 
 
+@given(
+    now=st.one_of(
+        st.sampled_from([0.0, -0.0, 5e-324, -5e-324, 1e-300, -1e-300, -0.1, -1e6, 1e15, -1e15, 1e18, -1e18]),
+        st.floats(-1e-6, 1e-6),
+        st.floats(-1e18, 1e18),
+    ),
+    start=st.one_of(st.sampled_from([0.0, -0.1, 1.0]), st.floats(-1e9, 1e9)),
+    owed=st.one_of(st.sampled_from([0.1, 1.0, 7.0]), st.floats(0, 1e6)),
+    rate=RATES,
+)
+@example(now=-0.1, start=-0.1, owed=1.0, rate=10.0)
+@example(now=-0.3, start=-1e6, owed=3.0, rate=10.0)
+@example(now=0.0, start=-1e6, owed=1e-9, rate=1e9)
+def test_whatever_the_clock_reads_there_is_an_end_and_whoever_comes_then_is_admitted(now, start, owed, rate):
+    shift = -start * rate
+    tat = now * rate + shift + owed
+    seconds = wait(tat, 0.0, now, rate, shift)
+    assert 0 <= seconds < math.inf
+    assert tat - ((now + seconds) * rate + shift) <= 0
+    coarsest = math.ulp(max(abs(now), abs(start), owed / rate))
+    assert seconds <= owed / rate + 16 * coarsest
+
+
+@pytest.mark.parametrize(
+    ("now", "start"), [(-0.1, -0.1), (-1.0, -1e6), (0.0, 0.0), (1e-300, 0.0), (-5e-324, 1.0)]
+)
+def test_a_wait_that_ends_near_an_instant_of_0_is_as_exact_as_any(now, start):
+    limiter = Limiter(10.0, 1, start)
+    limiter.tat = now * 10.0 + limiter.shift + 1
+    seconds = limiter.wait(now)
+    assert seconds == pytest.approx(0.1, abs=1e-6)
+    assert not limiter.admits(now + seconds - 1e-6)
+    assert limiter.admits(now + seconds)
+
+
 @given(now=STARTS, rate=RATES)
 def test_there_is_no_wait_if_there_is_room(now, rate):
     assert wait(0.0, 5.0, now, rate, -now * rate) == 0

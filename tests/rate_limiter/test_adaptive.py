@@ -1,11 +1,12 @@
 """Properties of GCRA at a rate that changes, explored by Hypothesis."""
 
+import copy
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from resilience._core.gcra import TIE
 from resilience._core.permit import Refusal
@@ -17,6 +18,10 @@ from resilience.rate_limiter._settings import RateLimiterSettings
 from resilience.rates import Aimd, Cubic, Fixed
 
 instants = st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0, 10.0])
+clocks = st.one_of(
+    st.sampled_from([0.0, -0.0, 5e-324, -5e-324, 1e-9, -1e-9, 0.3, -0.3, 1_000.0, -1_000.0, 3.2e7, -3.2e7]),
+    st.floats(-1e8, 1e8),
+)
 
 
 def make(source, now=0.0, **settings):
@@ -71,7 +76,7 @@ def test_a_burst_follows_the_rate_unless_it_is_given():
     machine, own = make(Aimd(start=10)), make(Aimd(start=10), burst=3)
     for each in (machine, own):
         each.learn(5.5, 1.0, 0.0, "throttled")
-    assert (machine.capacity, own.capacity) == (5, 3)
+    assert (machine.burst, own.burst) == (5, 3)
     assert (admitted(machine, 0.0, 9), admitted(own, 0.0, 9)) == (5, 3)
 
 
@@ -111,6 +116,47 @@ def test_only_good_and_throttled_calls_are_in_a_sample():
     assert sample.sent == pytest.approx(0.8 * 4)  # the ignored one was not sent
 
 
+# --- many permits at once ---
+
+
+def test_who_needs_more_than_a_burst_that_fell_is_served_when_it_is_full_and_owes_the_rest():
+    machine = make(Aimd(start=10))
+    machine.learn(2.0, 1.0, 0.0, "throttled")
+    assert (machine.burst, machine.remaining(0.0)) == (2, 2)
+    assert isinstance(machine.admit(0.0), RatePermit)
+    refusal = machine.admit(0.0, 8)
+    assert refusal.retry_after == machine.wait_for(0.0, 8) == approx(0.5)
+    permit = machine.admit(0.5, 8)
+    assert (permit.n, machine.acquired) == (8, 9)
+    assert wait(machine, 0.5) == approx((8 - 2 + 1) / 2)
+    assert machine.wait_for(0.5, 8) == approx(8 / 2)
+
+
+def test_a_reservation_for_more_than_the_burst_is_for_when_it_is_full():
+    machine = make(Fixed(2))
+    assert machine.reserve(0.0, 6).wait == 0
+    assert machine.reserve(0.0, 6).wait == approx(3.0)
+
+
+def test_what_was_not_saved_up_is_given_back_too():
+    machine = make(Fixed(2))
+    machine.release(machine.admit(0.0, 8), 1.0)
+    assert machine.remaining(1.0) == 2
+
+
+def test_more_than_a_burst_that_was_given_is_never_had():
+    machine = make(Fixed(10), burst=4)
+    assert machine.capacity == 4
+    assert machine.admit(0.0, 5).retry_after is None
+    assert machine.reserve(0.0, 5).retry_after is None
+    assert machine.wait_for(0.0, 5) is None
+    assert machine.remaining(0.0) == 4
+
+
+def test_more_than_can_be_counted_is_never_had():
+    assert make(Fixed(10)).admit(0.0, 10**12 + 1).retry_after is None
+
+
 # --- pauses ---
 
 
@@ -141,6 +187,14 @@ def test_a_pause_lasts_as_long_whatever_becomes_of_the_rate(pause, changes, own)
     assert admitted(machine, pause * 1.0001 + 1e-6, 1) == 1
 
 
+def test_to_end_a_pause_brings_back_no_permit_that_was_spent():
+    machine = make(Fixed(10))
+    admitted(machine, 0.0, 10)
+    machine.pause(0.0, 0.5)
+    machine.pin(10.0, 0.0)
+    assert wait(machine, 0.0) == approx(0.1)
+
+
 def test_a_shorter_pause_does_not_end_a_longer_one_and_none_is_longer_than_a_day():
     machine = make(Fixed(10))
     machine.pause(0.0, 8.0)
@@ -164,7 +218,7 @@ def test_a_pause_and_what_was_learnt_go_on_in_a_child():
 def test_the_quota_is_the_highest_rate_until_the_server_says_otherwise():
     machine = make(Cubic())
     machine.follow(0.0, None, None, 600, 60)
-    assert (machine.limit, machine.capacity) == (10, 10)
+    assert (machine.limit, machine.burst) == (10, 10)
     machine.follow(1e6, None, None, 60, 60)
     assert machine.limit == 1
     machine.follow(1e6, None, None, 600, 1)
@@ -263,9 +317,9 @@ def test_other_settings_keep_what_was_learnt_and_another_rate_begins_anew():
     machine = make(source)
     machine.learn(4.0, 1.0, 0.0, "throttled")
     machine.configure(RateLimiterSettings(rate=source, burst=9), 1.0)
-    assert (machine.limit, machine.capacity) == (4.0, 9)
+    assert (machine.limit, machine.burst, machine.capacity) == (4.0, 9, 9)
     machine.configure(RateLimiterSettings(rate=Fixed(7)), 1.0)
-    assert (machine.limit, machine.capacity) == (7.0, 7)
+    assert (machine.limit, machine.burst) == (7.0, 7)
 
 
 # --- any history ---
@@ -276,14 +330,23 @@ class AnyHistory(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.now = 1_000.0
+        self.begin_at(0.0)
+
+    def begin_at(self, now):
+        self.now = now
         self.machine = make(Aimd(start=10, floor=0.5, ceiling=50), self.now)
         self.since, self.given = self.now, 0
         self.terms = self.bound_of()
         self.held = []
 
+        self.largest = 1
+
     def bound_of(self):
-        return self.machine.limit, self.machine.burst
+        return self.machine.limit, self.machine.burst, self.machine.generation  # there and back is a change
+
+    @initialize(now=clocks)
+    def whatever_the_clock_says(self, now):
+        self.begin_at(now)
 
     @rule(passed=instants)
     def let_time_pass(self, passed):
@@ -300,6 +363,14 @@ class AnyHistory(RuleBasedStateMachine):
             if isinstance(permit, RatePermit):
                 self.held.append((permit, self.now))
                 self.count(1)
+
+    @rule(n=st.integers(2, 60))
+    def a_call_comes_that_needs_many(self, n):
+        permit = self.machine.admit(self.now, n)
+        if isinstance(permit, RatePermit):
+            self.largest = max(self.largest, n)
+            self.held.append((permit, self.now))
+            self.count(n)
 
     @rule(verdict=st.sampled_from([Verdict.GOOD, Verdict.GOOD, Verdict.BAD, Verdict.TIMED_OUT]))
     def a_call_ends(self, verdict):
@@ -330,8 +401,8 @@ class AnyHistory(RuleBasedStateMachine):
         if self.bound_of() != self.terms:
             self.terms, self.since, self.given = self.bound_of(), now, 0
         self.given += n
-        rate, burst = self.terms
-        assert self.given <= burst + rate * (now - self.since + TIE) + 1e-6
+        rate, burst, _ = self.terms
+        assert self.given <= max(burst, self.largest) + rate * (now - self.since + TIE) + 1e-6
 
     @invariant()
     def the_rate_is_within_its_bounds(self):
@@ -342,7 +413,9 @@ class AnyHistory(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_for_ever_and_whoever_waits_is_served(self):
         seconds = self.machine.wait_for(self.now)
-        assert 0 <= seconds <= 40
+        assert 0 <= seconds <= 2_000
+        later = copy.deepcopy(self.machine)
+        assert isinstance(later.admit(self.now + seconds + 1e-6), RatePermit)
 
 
 TestAnyHistory = AnyHistory.TestCase

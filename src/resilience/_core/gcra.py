@@ -72,8 +72,12 @@ def wait(tat: float, room: float, now: Seconds, rate: float, shift: float) -> Se
 
     """
     seconds = max(0.0, (tat - (now * rate + shift) - room) / rate)
-    while tat - ((now + seconds) * rate + shift) > room:  # rounding; a few steps at most
-        seconds += math.ulp(now + seconds)
+    # Rounding, by a few steps at most. A step is one of the coarsest number on the way, which near an instant
+    # of 0 is not the instant. It doubles, so that there is an end whatever the numbers.
+    step = math.ulp(max(abs(now), seconds, abs(shift) / rate))
+    while tat - ((now + seconds) * rate + shift) > room:
+        seconds += step
+        step += step
     return seconds
 
 

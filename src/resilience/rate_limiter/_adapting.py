@@ -15,7 +15,7 @@ from resilience.typing import Seconds
 class AdaptingGate(RateGate):
     """What a rate limiter does with a `Rate` in place of a number. One with a number does not learn."""
 
-    __slots__ = ("_is_learning",)
+    __slots__ = ("_learning_from",)
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class AdaptingGate(RateGate):
         classify: Classifier | None = None,
     ) -> None:
         super().__init__(settings, name, on=on, classify=classify)
-        self._is_learning = False
+        self._learning_from: RateSample | None = None
 
     @property
     def rate(self) -> float:
@@ -107,6 +107,7 @@ class AdaptingGate(RateGate):
         with self._lock:
             machine.pin(rate, _clock.monotonic())
             changes = self._changes(machine)
+            self._line.wake_first()  # also at the same rate: a pause may have ended
         self._report(changes)
 
     def _learner(self, method: str) -> AdaptiveGcra:
@@ -118,23 +119,29 @@ class AdaptingGate(RateGate):
             raise TypeError(msg)
         return self._adaptive
 
+    def _configure(self, settings: RateLimiterSettings) -> None:
+        super()._configure(settings)
+        self._changed()
+
     def _changed(self) -> None:
         machine = self._adaptive
-        if machine is None or not machine.is_due or self._is_learning:
+        if machine is None or not machine.is_due or self._learning_from is not None:
             return
-        with self._lock:
-            if self._is_learning:
-                return
-            sample = machine.take_sample(_clock.monotonic())
-            self._is_learning = sample is not None
-            source, changes = machine.source, self._changes(machine)
+        sample: RateSample | None = None
         try:
+            with self._lock:
+                if self._learning_from is not None:
+                    return
+                sample = machine.take_sample(_clock.monotonic())
+                self._learning_from = sample
+                source, changes = machine.source, self._changes(machine)
             self._report(changes)
             if sample is not None:
                 self._learn(machine, source, sample)
         finally:
-            if sample is not None:
-                self._is_learning = False
+            # An interrupt may come at any line above: only who learns may say that nobody does any more.
+            if sample is not None and self._learning_from is sample:
+                self._learning_from = None
 
     def _learn(self, machine: AdaptiveGcra, source: Rate, sample: RateSample) -> None:
         # Outside the lock, because the rate may be a user's.
@@ -156,11 +163,7 @@ class AdaptingGate(RateGate):
         """Return what changed, and let those who wait look again. The lock is held."""
         changes = machine.take_changes()
         if changes:
-            line = self._line
-            if line.permits > len(line):  # somebody may wait for more than the new burst
-                line.wake_all()
-            else:
-                line.wake_first()
+            self._line.wake_first()
         return changes
 
     def _report(self, changes: list[Change]) -> None:
@@ -178,4 +181,4 @@ class AdaptingGate(RateGate):
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        self._is_learning = False
+        self._learning_from = None

@@ -9,10 +9,7 @@ Which rate is in force is decided in one place, `AdaptiveGcra.rate_at`::
       ceiling   quota / window of the server, until it says otherwise
       pace      remaining / reset_after of the server, until the reset
 
-*No limit* is a rate so high and a burst so large that the same arithmetic admits every call.
-
-A pause is a debt: so many permits that the clock has worked them off, all but one, when the pause is over.
-Then one call may go at once, and the others one by one: whoever waited does not come back in one burst.
+How it goes on at that rate, and how it pauses, is the matter of `VariableGcra`.
 """
 
 import math
@@ -21,10 +18,10 @@ from typing import Final, NamedTuple
 from resilience._core.check import is_finite
 from resilience._core.permit import Refusal
 from resilience.outcome import Verdict
-from resilience.rate_limiter._gcra import Gcra
 from resilience.rate_limiter._rule import RatePermit
-from resilience.rate_limiter._settings import FASTEST, LARGEST_BURST, RateLimiterSettings
+from resilience.rate_limiter._settings import RateLimiterSettings
 from resilience.rate_limiter._terms import LONGEST, ServerTerms, within
+from resilience.rate_limiter._variable import VariableGcra
 from resilience.rate_limiter._watch import Watch
 from resilience.rates._rate import Rate, RateSample
 from resilience.typing import Seconds
@@ -42,7 +39,7 @@ class Change(NamedTuple):
     cause: str
 
 
-class AdaptiveGcra(Gcra):
+class AdaptiveGcra(VariableGcra):
     """
     Decide which requests may pass, at a rate that changes. Not thread-safe: the policy holds a lock.
 
@@ -64,7 +61,6 @@ class AdaptiveGcra(Gcra):
         "_due_at",
         "_first",
         "_learnt",
-        "_pause_until",
         "is_due",
         "limit",
         "pinned",
@@ -81,18 +77,12 @@ class AdaptiveGcra(Gcra):
         self._learnt = self._first = self.limit = within(self.source.rate)
         self.pinned: float | None = None
         self.terms = ServerTerms()
-        self._pause_until = -math.inf
         self._changes: list[Change] = []
         self.is_due = False
         self._plan()
-        self._go_on_at(self.limit)
+        self.go_on_at(self.limit)
 
     # Admission
-
-    @property
-    def capacity(self) -> int:
-        """Most permits that one request can get at the present rate."""
-        return self.burst if self.settings.burst is None else self.settings.burst
 
     def admit(self, now: Seconds, n: int = 1) -> RatePermit | Refusal:
         """Give out *n* permits to be used at *now*; or none, and say when there may be enough."""
@@ -102,7 +92,7 @@ class AdaptiveGcra(Gcra):
         if isinstance(answer, RatePermit):
             self.watch.meter.add(now, n)
         elif answer.retry_after is not None:
-            return Refusal(self._retimed(answer.retry_after))
+            return Refusal(self._retimed(answer.retry_after, now))
         return answer
 
     def reserve(self, now: Seconds, n: int = 1) -> RatePermit | Refusal:
@@ -119,7 +109,7 @@ class AdaptiveGcra(Gcra):
         if now >= self._due_at:
             self._tick(now)
         seconds = super().wait_for(now, n, ahead)
-        return None if seconds is None else self._retimed(seconds)
+        return None if seconds is None else self._retimed(seconds, now)
 
     def settle(self, permit: RatePermit, verdict: Verdict, now: Seconds) -> None:
         """Take note that a call ended. Only good and throttled calls teach something."""
@@ -154,12 +144,9 @@ class AdaptiveGcra(Gcra):
             self._tick(now)
 
     def pause(self, now: Seconds, seconds: Seconds) -> None:
-        """Send nothing for *seconds*, and then one call at once. A longer pause stays; a pinned rate, too."""
-        now = self._advance(now)
-        until = now + min(seconds, LONGEST)
-        if self.pinned is None and until > max(self._pause_until, now):
-            self._pause_until = until
-            self.tat = max(self.tat, self._clock(now) + (until - now) * self.rate + self.burst - 1)
+        """Send nothing for *seconds*, a day at most. A longer pause stays; a pinned rate, too."""
+        if self.pinned is None:
+            super().pause(now, min(seconds, LONGEST))
 
     def is_idle(self, now: Seconds) -> bool:
         """Whether it is as a new one would be, or has sent nothing for so long that a new one is as good."""
@@ -179,10 +166,8 @@ class AdaptiveGcra(Gcra):
     def pin(self, rate: float | None, now: Seconds) -> None:
         """Hold the rate from now on, and end a pause; None lets it go again."""
         now = self._advance(now)
-        left = self._pause_until - now
-        if rate is not None and left > 0:
-            self._pause_until = -math.inf
-            self.tat -= left * self.rate
+        if rate is not None:
+            self.end_pause(now)
         self.pinned = rate
         self._begin_window()
         self._apply(now, "unpinned" if rate is None else "pinned")
@@ -243,24 +228,24 @@ class AdaptiveGcra(Gcra):
             self.source = source
             self._plan()
         self.settings = settings
-        self.limit = self.rate_at(now)
-        self._go_on_at(self.limit)
+        after = self.rate_at(now)
+        self.go_on_at(after)
+        if after != self.limit:
+            self._note(after, "reconfigured")
 
     def after_fork(self, now: Seconds) -> None:
         """Become the machine of a child. What was learnt stays, and so does a pause."""
         super().after_fork(now)
-        left, self._pause_until = self._pause_until - self._now, -math.inf
-        if left > 0:
-            self.pause(now, left)
         self._changes.clear()
         self._begin_window()
 
     def _tick(self, now: Seconds) -> None:
-        now = self._advance(now)
         self.is_due = True
-        if now >= self.terms.pace_until:
+        end = self.terms.pace_until
+        if now >= end:
             self.terms.end_pace()
-            self._apply(now, "server")
+        self._apply(self._advance(min(now, end)), "server")  # from its end on permits came at the new rate
+        now = self._advance(now)
         self._plan()
         if now >= self.watch.end:
             self._due_at = self.terms.pace_until  # the window is over, and waits for its sample
@@ -276,38 +261,20 @@ class AdaptiveGcra(Gcra):
         before, after = self.limit, self.rate_at(now)
         if after == before:
             return
-        self.limit = after
-        self._go_on_at(after)
+        self.go_on_at(after)
         if before == math.inf and cause == "throttled":  # who has just been throttled has nothing saved up
             self.tat = max(self.tat, self._clock(now) + self.burst)
-        self._changes.append(Change(before, after, cause))
+        self._note(after, cause)
+
+    def _note(self, after: float, cause: str) -> None:
+        self._changes.append(Change(self.limit, after, cause))
         self.is_due = True
+        self.limit = after  # last: what an interrupt cuts short before this, the next tick applies
 
-    def _go_on_at(self, rate: float) -> None:
-        """Go on at *rate*. A pause lasts as long as it was to last; permits given out before stay spent."""
-        now = self._now
-        pause = max(0.0, self._pause_until - now)
-        self.tat -= pause * self.rate
-        if self.burst == LARGEST_BURST:  # there was no limit, and so nothing is owed
-            self.tat = self._clock(now)
-        if rate == math.inf:
-            self.set_rate(FASTEST, now, burst=LARGEST_BURST)
-            self.tat = self._clock(now)
-        else:
-            burst = self.settings.burst
-            self.set_rate(rate, now, burst=max(1, int(rate)) if burst is None else burst)
-        # The permit clock starts at 0 again: what it counted at a high rate leaves no digits for a low one.
-        self.tat -= self._clock(now)
-        self.shift = -now * self.rate
-        self.generation += 1
-        self._returns.clear()
-        if pause:
-            self.tat = max(self.tat, self._clock(now) + self.burst - 1) + pause * self.rate
-
-    def _retimed(self, seconds: Seconds) -> Seconds:
-        """Return a wait of so many *seconds* at the present rate, if the server's pace ends before."""
+    def _retimed(self, seconds: Seconds, now: Seconds) -> Seconds:
+        """Return what becomes of a wait of *seconds* from *now* if the server's pace ends before."""
         end = max(self.terms.pace_until, self._pause_until)  # a pause does not become shorter
-        left = end - self._now
+        left = end - now
         if seconds <= left:
             return seconds
         after = self.rate_at(end)

@@ -46,8 +46,7 @@ class RateGate(Gate):
         self._machine: RateMachine | KeyedGcra = (
             make_machine(settings, now) if settings.key is None else KeyedGcra(settings, now)
         )
-        machine = self._machine
-        self._adaptive = machine if isinstance(machine, AdaptiveGcra) else None
+        self._adaptive = self._machine if isinstance(self._machine, AdaptiveGcra) else None
         self._lines: dict[Hashable, Line] = {}  # of keys for which somebody waits
 
     @property
@@ -108,15 +107,13 @@ class RateGate(Gate):
         started: Seconds,
         retry_after: Seconds | None,
     ) -> None:
-        if self._adaptive is not None and verdict is Verdict.THROTTLED:
-            self._adaptive.throttled(
-                now, started, retry_after
-            )  # a rate that is set does not follow the server
+        if verdict is Verdict.THROTTLED and self._adaptive is not None:  # a number does not follow the server
+            self._adaptive.throttled(now, started, retry_after)
         else:
             self._machine.settle(token, verdict, now)
 
     def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:
-        if self._adaptive is not None and not cancelled:
+        if not cancelled and self._adaptive is not None:
             self._adaptive.unsent(token.n)
         self._machine.release(token, now)
 

@@ -104,7 +104,7 @@ class RateLimiter(AdaptingGate):
         Ask for leave to make one call, without waiting.
 
         Args:
-            permits: How many permits it needs, 1 to the burst.
+            permits: How many permits it needs: 1 to the burst, or more if the burst follows a `Rate`.
             key: Whose permits, if the limiter keeps keys apart.
 
         Returns:
@@ -122,7 +122,7 @@ class RateLimiter(AdaptingGate):
         Wait in line for leave to make one call, blocking this thread.
 
         Args:
-            permits: How many permits it needs, 1 to the burst.
+            permits: How many permits it needs: 1 to the burst, or more if the burst follows a `Rate`.
             key: Whose permits, if the limiter keeps keys apart.
             max_wait: Seconds to wait at most, finite and >= 0. Default None: the limiter's own.
 

@@ -140,7 +140,7 @@ class FixedWindow(RateMachine):
             return NEVER
         latest = self._roll(now)
         windows, used = self._place(n, 0)
-        seconds = self.end + (windows - 1) * self._length - now if windows else 0.0
+        seconds = _exact(self.end + (windows - 1) * self._length, now) if windows else 0.0
         self.count = windows * self.limit + used + n
         if self.end == -math.inf:
             self.end = latest + self._length
@@ -157,7 +157,7 @@ class FixedWindow(RateMachine):
         latest = self._roll(now)
         windows, _ = self._place(n, ahead)
         end = latest + self._length if self.end == -math.inf else self.end
-        return end + (windows - 1) * self._length - now if windows else 0.0
+        return _exact(end + (windows - 1) * self._length, now) if windows else 0.0
 
     def remaining(self, now: Seconds) -> int:
         """Return how many permits could be had at *now*."""
@@ -220,7 +220,13 @@ class FixedWindow(RateMachine):
 
 def _until(due: Seconds, latest: Seconds, now: Seconds) -> Seconds:
     """Return the seconds from *now* until *due*; 0 if that was reached by the *latest* instant seen."""
-    return 0.0 if due <= latest else due - now
+    return 0.0 if due <= latest else _exact(due, now)
+
+
+def _exact(due: Seconds, now: Seconds) -> Seconds:
+    """Return the seconds from *now* until *due*, so that their sum does not come out earlier in floats."""
+    seconds = due - now
+    return seconds if now + seconds >= due else seconds + math.ulp(max(abs(now), abs(due), seconds))
 
 
 def _length(per: Seconds) -> Seconds:
