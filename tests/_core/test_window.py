@@ -165,8 +165,9 @@ def test_a_cell_that_was_let_go_is_not_counted_any_more(make):
     assert window.count(0.0) == (2, 1, 0)
 
 
-@pytest.mark.parametrize("window", [TimeWindow(10.0), CountWindow(10)], ids=["time", "calls"])
-def test_the_cell_grows_with_good_results_only(window):
+@pytest.mark.parametrize("make", [lambda: TimeWindow(10.0), lambda: CountWindow(10)], ids=["time", "calls"])
+def test_the_cell_grows_with_good_results_only(make):
+    window = make()
     window.add(0.0)
     window.add(0.0, slow=True)
     assert window.cell.good == 2
