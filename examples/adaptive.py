@@ -24,6 +24,7 @@ WORK = 0.05  # seconds that a worker needs for a request
 TIMEOUT = 0.15  # seconds after which a caller gives up; the server is not told
 CAPACITIES = (8, 3, 12)  # workers in the three phases: 160, 60 and 240 requests per second
 SLICE = 0.25  # seconds of a line of the chart
+WINDOW = 0.25  # seconds between changes of the limit: a phase is too short for the default of 1.0
 WIDTH = 40  # places of the longest bar
 
 LEGEND = """\
@@ -172,7 +173,7 @@ def verdict(slices: Sequence[Slice], limited: Counter[str], unlimited: Counter[s
 
 async def main(seconds: float) -> None:
     """Run both sides and print what came of it."""
-    limiter = ConcurrencyLimiter(limit=Aimd(window=0.25), max_queue=5, max_wait=0.05)
+    limiter = ConcurrencyLimiter(limit=Aimd(window=WINDOW), max_queue=5, max_wait=0.05)
     limited = Side(Pipeline("limited", limiter, Timeout(TIMEOUT)))
     unlimited = Side(Pipeline("unlimited", Timeout(TIMEOUT)))
     print(f"{RATE} calls per second; {WORK} s of work each; callers give up after {TIMEOUT} s\n\n{LEGEND}")

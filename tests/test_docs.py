@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,14 +202,14 @@ def settings_of(policy: str) -> dict[str, object]:
     }
 
 
-def table_of_settings(page: str) -> dict[str, str]:
-    """What the first table after the heading "Settings" says in its column of defaults, by setting."""
-    section = re.split(r"^## Settings.*$", page, maxsplit=1, flags=re.MULTILINE)[1]
-    table = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)
+def table_of_settings(page: str, heading: str = "## Settings.*", column: str = "default") -> dict[str, str]:
+    """What the first table after a heading says in its *column*, by setting."""
+    section = re.split(rf"^{heading}$", page, maxsplit=1, flags=re.MULTILINE)[1]
+    table = re.search(r"(?:^\|.*\n)+", re.split(r"^## ", section, flags=re.MULTILINE)[0], re.MULTILINE)
     assert table is not None
     rows = [[cell.strip() for cell in row.strip().strip("|").split(" | ")] for row in table[0].splitlines()]
-    column = rows[0].index("default")
-    return {name: row[column] for row in rows[2:] for name in re.findall(r"`(\w+)`", row[0])}
+    place = rows[0].index(column)
+    return {name: row[place] for row in rows[2:] for name in re.findall(r"`(\w+)`", row[0])}
 
 
 POLICIES = sorted(path.parent.name for path in ROOT.glob("src/resilience/*/_settings.py"))
@@ -230,6 +230,79 @@ def test_a_table_of_settings_has_every_setting_with_its_default(policy: str) -> 
             continue
         if name in settings:
             assert (name, settings[name]) == (name, default)
+
+
+def defaults_of(thing: Callable[..., object]) -> dict[str, object]:
+    """The arguments that need not be given, with their defaults."""
+    parameters = inspect.signature(thing).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+WHAT_SERVERS_SAY = {"Quota", "RateLimitFields"}  # they have defaults, but nobody sets them
+
+
+def defaults_by_heading() -> dict[str, dict[str, object]]:
+    """Every default of the package, by the heading under which it is explained."""
+    found: dict[str, dict[str, object]] = {"quantile": defaults_of(resilience.hedge.Quantile)}
+    for policy in POLICIES:
+        for name, thing in vars(importlib.import_module(f"resilience.{policy}._settings")).items():
+            if name.endswith("Settings") and inspect.isclass(thing):
+                word = name.removesuffix("Settings")
+                heading = f"RetryBudget.{word.lower()}" if policy == "retry_budget" else word
+                found[heading] = defaults_of(thing)
+    for module in (resilience.limits, resilience.rates, resilience.backoff):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.isclass(thing) and name not in WHAT_SERVERS_SAY and defaults_of(thing):
+                topic = module.__name__.rpartition(".")[2]
+                heading = "Backoff" if topic == "backoff" else f"{topic}.{name}"
+                found.setdefault(heading, {}).update(defaults_of(thing))
+    return found
+
+
+def assert_says_defaults(table: dict[str, str], defaults: dict[str, object]) -> None:
+    assert table.keys() == defaults.keys()
+    for name, default in defaults.items():
+        if default is None or isinstance(default, (int, float, str)):  # others are told in words
+            said = re.match(r"`?([^`:]+)", table[name])
+            assert said is not None
+            value = ast.literal_eval(said[1])
+            assert (name, value, type(value)) == (name, default, type(default))
+
+
+DEFAULTS = ROOT / "docs" / "explanation" / "defaults.md"
+
+
+@pytest.mark.parametrize(("heading", "defaults"), defaults_by_heading().items())
+def test_the_page_of_defaults_has_every_default(heading: str, defaults: dict[str, object]) -> None:
+    page = DEFAULTS.read_text(encoding="utf-8")
+    assert_says_defaults(table_of_settings(page, f"## {re.escape(heading)}"), defaults)
+
+
+def test_the_page_of_defaults_has_what_the_golden_path_sets_differently() -> None:
+    total, *parts, attempt = (policy.settings for policy in resilience.Pipeline.standard("page").policies)
+    differing = {"total_timeout": total.duration, "attempt_timeout": attempt.duration}
+    for part in parts:
+        for name, default in defaults_of(type(part)).items():
+            if getattr(part, name) != default:
+                differing[name] = getattr(part, name)
+    page = DEFAULTS.read_text(encoding="utf-8")
+    assert_says_defaults(table_of_settings(page, r"## Pipeline\.standard"), differing)
+
+
+def test_the_page_of_defaults_has_the_numbers_inside_aimd() -> None:
+    inside = vars(importlib.import_module("resilience.limits._aimd"))
+    numbers = {name: value for name, value in inside.items() if name.isupper()}
+    table = table_of_settings(
+        DEFAULTS.read_text(encoding="utf-8"), "### The numbers inside it", column="value"
+    )
+    assert_says_defaults(table, numbers)
+
+
+@pytest.mark.parametrize("limit", ["Aimd", "Vegas", "Gradient2", "Headroom"])
+def test_the_page_of_limits_has_every_setting_with_its_default(limit: str) -> None:
+    page = (ROOT / "docs" / "reference" / "limits.md").read_text(encoding="utf-8")
+    assert_says_defaults(table_of_settings(page, f"## {limit}"), defaults_by_heading()[f"limits.{limit}"])
 
 
 def test_the_page_of_events_names_every_event_and_attribute() -> None:

@@ -3,7 +3,8 @@
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar, cast
+from typing import Final, Generic, TypeAlias, TypeVar, cast
+from weakref import WeakSet
 
 from resilience._core.check import is_finite
 from resilience.errors import DeadlineExceededError, RejectedError
@@ -138,6 +139,10 @@ def any_error_is_bad(outcome: Outcome[object], context: CallContext) -> Verdict:
     return Verdict.BAD if outcome.retry_after is None else Verdict.THROTTLED
 
 
+judges_errors_only: Final[WeakSet[Classifier]] = WeakSet()
+"""Classifiers that find every value GOOD, so that there is no need to ask them about one."""
+
+
 def errors_in(on: ErrorMatch) -> Classifier:
     """
     Make the classifier behind ``on=``: matching errors are bad, other errors are good.
@@ -163,6 +168,7 @@ def errors_in(on: ErrorMatch) -> Classifier:
             return Verdict.GOOD
         return any_error_is_bad(outcome, context)
 
+    judges_errors_only.add(classify)
     return classify
 
 

@@ -122,8 +122,8 @@ class Limit(Protocol):
     A fraction of a limit is cut off. Below 1, one call runs at a time, and after each the limiter rests so
     long that calls are under way only that share of the time: many small clients would be too many
     otherwise, with one call each. A limit that is no finite number changes nothing, nor does a *window* that
-    is neither None nor a finite number of at least 0. If `on_sample` or reading them raises,
-    the call goes on, all stays as it was, and the event ``resilience.concurrency_limiter.limit_failed`` says so.
+    is neither None nor a finite number of at least 0. If `on_sample` or reading them raises, the call goes
+    on, all stays as it was, and the event ``resilience.concurrency_limiter.limit_failed`` says so.
 
     Two attributes may be there besides: ``quantile``, in (0, 1), asks for that quantile of the times in every
     sample; ``cause`` is a word for the latest change, which its event carries.
@@ -136,7 +136,7 @@ class Limit(Protocol):
 
     @property
     def window(self) -> Seconds | None:
-        """Seconds that a sample covers, 0 for one per call; None if the limit never changes and needs none."""
+        """Seconds that a sample covers, 0 for one per call; None if the limit never changes."""
         ...
 
     def on_sample(self, sample: Sample) -> None:

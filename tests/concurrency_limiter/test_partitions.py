@@ -86,6 +86,16 @@ def test_a_limit_below_one_rests_for_those_with_shares_too():
     assert take(machine, "live", now=2.0)
 
 
+def test_a_short_call_of_another_share_does_not_end_the_rest_after_a_long_one():
+    machine = make({"live": 0.7, "batch": 0.3})
+    machine.resize(0.5)
+    (long,), (short,) = take(machine, "live"), take(machine, "batch", now=0.75)
+    machine.settle(long, Verdict.GOOD, 1.0)
+    machine.settle(short, Verdict.GOOD, 1.0)
+    assert machine.admit(1.0, Ask("live", 2)).retry_after == 1.0
+    assert take(machine, "live", now=2.0)
+
+
 def test_new_shares_hold_from_then_on_and_calls_under_way_go_on():
     machine = make({"live": 0.7, "batch": 0.3})
     live, batch = take(machine, "live", 5), take(machine, "batch", 5)

@@ -9,6 +9,7 @@ import weakref
 
 import pytest
 import trio
+from tests._runtime.test_interrupts import Interrupt
 from tests.dependency import Dependency
 from tests.doubles import raising
 
@@ -960,6 +961,111 @@ def test_a_pinned_limit_stays_until_it_is_released(runtime, fake_clock, recorded
     assert changes == [(2, 3, "increase", "pinned"), (3, 7, "increase", "unpinned")]
 
 
+class Told:
+    """A limit that calls *asked* whenever it is asked how many there may be, once that is given."""
+
+    window = 0.0
+
+    def __init__(self, limit):
+        self.asked = None
+        self.number = limit
+
+    @property
+    def limit(self):
+        if self.asked is not None:
+            self.asked()
+        return self.number
+
+    def on_sample(self, sample):
+        self.number += 1
+
+
+class Between:
+    """A lock that does *between* right after it was let go of, once."""
+
+    def __init__(self, lock, between):
+        self.lock = lock
+        self.between = between
+
+    def __enter__(self):
+        self.lock.acquire()
+
+    def __exit__(self, *exc_info):
+        self.lock.release()
+        between, self.between = self.between, None
+        if between is not None:
+            between()
+
+
+def test_a_limit_that_is_pinned_while_another_is_learnt_is_not_overruled(fake_clock):
+    source = Told(5)
+    limited = limiter(source)
+
+    def pin_after_the_next_decision():
+        source.asked = None
+        limited._lock = Between(limited._lock, lambda: limited.pin(2))
+
+    permit = limited.try_acquire()
+    source.asked = pin_after_the_next_decision
+    permit.settle()
+    assert (limited.limit, source.number) == (2, 6)
+    limited.unpin()
+    assert limited.limit == 6
+
+
+def test_a_limit_that_raises_stays_pinned(fake_clock):
+    source = Told(5)
+    limited = limiter(source)
+    limited.pin(2)
+    source.asked = raising(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        limited.unpin()
+    limited.try_acquire().settle()
+    assert limited.limit == 2
+    source.asked = None
+    limited.unpin()
+    assert limited.limit == 6
+
+
+def test_a_limit_that_is_replaced_while_it_is_let_go_counts_no_more(fake_clock):
+    source = Told(5)
+    limited = limiter(source)
+    limited.pin(2)
+
+    def replace():
+        source.asked = None
+        limited.reconfigure(limit=9)
+
+    source.asked = replace
+    limited.unpin()
+    assert limited.limit == 9
+
+
+def test_an_interrupt_at_any_line_leaves_a_limiter_that_learns(fake_clock):
+    struck, n = set(), 0
+    while True:
+        n += 1
+        source = Learning(5, 6, 7, 8, 9)
+        limited = limiter(source)
+        permit = limited.try_acquire()
+        fake_clock.advance(1.0)
+        interrupt = Interrupt(n)
+        interrupt.run(permit.settle)
+        if not interrupt.struck:
+            break
+        struck.add(interrupt.struck.partition(":")[0])
+        if "if sample is not None and" in interrupt.struck or "_learning_from = None" in interrupt.struck:
+            continue  # calls nothing, so the interpreter does not look for signals there
+        for _ in range(2):
+            before = len(source.samples)
+            permit = limited.try_acquire()
+            fake_clock.advance(1.0)
+            permit.settle()
+            assert len(source.samples) > before, interrupt.struck
+            assert limited.limit == source.limit, interrupt.struck
+    assert {"LimitGate._changed", "LimitGate._learn", "LimitGate._resize"} <= struck
+
+
 def test_a_pinned_limit_outlives_other_settings():
     limited = limiter(5)
     limited.pin(3)
@@ -976,6 +1082,14 @@ def test_what_is_no_limit_cannot_be_pinned(limit):
         limited.pin(limit)
     limited.unpin()
     assert limited.limit == 5
+
+
+def test_a_limit_that_no_float_holds_is_an_error_and_not_a_limit_of_one():
+    limited = limiter(5)
+    for take in (limited.pin, limiter, lambda limit: limited.reconfigure(limit=limit)):
+        with pytest.raises(ConfigError, match=r"limit must be less than 1\.8e308"):
+            take(10**400)
+    assert (limited.limit, limiter(10**300).limit) == (5, 10**300)
 
 
 def test_those_in_line_are_served_when_a_limit_is_pinned_higher(runtime, still_clock):

@@ -6,10 +6,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from resilience._core.permit import Refusal
 from resilience.concurrency_limiter._ask import Ask
+from resilience.concurrency_limiter._cell import Slot
 from resilience.concurrency_limiter._machine import Bulkhead
 from resilience.concurrency_limiter._partitions import Partitions
 from resilience.concurrency_limiter._queue import Queue, Ticket
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
+
+SHARES = {"live": 0.5, "batch": 0.25}
 
 
 def machine_of(limit=1, **settings):
@@ -145,6 +148,21 @@ def test_after_a_fork_nobody_waits():
     assert line._rows == {}
 
 
+def test_one_who_passes_the_line_lets_those_look_whose_place_nobody_else_can_take():
+    machine = machine_of(1, shares=SHARES, share_of=str)
+    live = machine.admit(0.0, Ask("live", 2))
+    common, ticket = Ticket(2), Ticket(2, "live")
+    line = line_of(machine, common, ticket)
+    machine.release(live, 0.0)
+    line.wake_first()
+    assert (common.woken, ticket.woken) == (True, False)
+    assert not line.bars(Ask("batch", 2))
+    assert isinstance(machine.admit(0.0, Ask("batch", 2)), Slot)
+    assert not line.is_first(common)
+    assert line.is_first(ticket)
+    assert ticket.woken
+
+
 @pytest.mark.parametrize("half", ["line", "row"])
 def test_one_whom_an_interrupt_left_half_in_line_keeps_nobody_waiting(half):
     ticket, other = Ticket(2), Ticket(2)
@@ -155,9 +173,6 @@ def test_one_whom_an_interrupt_left_half_in_line_keeps_nobody_waiting(half):
         line._waiters.pop(ticket)
     line.leave(ticket)
     assert turns(line) == [other]
-
-
-SHARES = {"live": 0.5, "batch": 0.25}
 
 
 class QueueRules(RuleBasedStateMachine):

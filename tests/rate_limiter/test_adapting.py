@@ -3,9 +3,11 @@
 import math
 import os
 import threading
+from dataclasses import replace
 
 import pytest
 from tests._runtime.test_interrupts import Interrupt
+from tests.doubles import raising
 from tests.rate_limiter.waiting import Queue, acquire
 
 from resilience import Keyed, RateLimiter, Verdict, listen, rates
@@ -501,6 +503,38 @@ def test_other_settings_keep_what_was_learnt_and_what_the_server_said(fake_clock
     limited.follow(quota=3, window=1)
     limited.reconfigure(rate=rates.Fixed(50))
     assert limited.rate == 3
+
+
+class Asked(Scripted):
+    """A rate that calls *asked* whenever it is asked for its window."""
+
+    def __init__(self, asked):
+        super().__init__()
+        self.asked = asked
+
+    @property
+    def window(self):
+        self.asked()
+        return 1.0
+
+
+def test_a_new_rate_is_asked_outside_the_lock(fake_clock):
+    limited = adaptive(rates.Fixed(3))
+    held = []
+    limited.reconfigure(rate=Asked(lambda: held.append(limited._lock._is_owned())))
+    assert limited.rate == 10
+    assert held
+    assert not any(held)
+
+
+def test_a_new_rate_that_cannot_be_read_changes_nothing(fake_clock):
+    former, source = rates.Fixed(3), Asked(lambda: None)
+    limited = adaptive(former)
+    settings = replace(limited.settings, rate=source)
+    source.asked = raising(ZeroDivisionError())  # well while the settings looked at it, but no longer
+    with pytest.raises(ZeroDivisionError):
+        limited._configure(settings)
+    assert (limited.rate, limited.settings.rate) == (3, former)
 
 
 def test_a_reload_with_the_same_rate_keeps_what_it_learnt_and_with_another_begins_anew(fake_clock):

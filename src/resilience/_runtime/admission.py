@@ -220,6 +220,11 @@ class Admission(Policy):
             self._wake_for(token)
         self._changed()
 
+    def wake_next(self) -> None:
+        """Let the first in line look again: something was given back. For generated code."""
+        with self._lock:
+            self._line.wake_first()
+
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
         self._line.clear()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from resilience._runtime.hot import epoch
 from resilience.typing import Budget
 
 _by_name: dict[str, Budget] = {}
@@ -35,4 +36,5 @@ def replace(registry: dict[str, Budget]) -> dict[str, Budget]:
     """
     global _by_name
     former, _by_name = _by_name, registry
+    epoch.end()
     return former

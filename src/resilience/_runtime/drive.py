@@ -108,10 +108,14 @@ def _call(call: Call) -> Outcome[Any]:
         return Outcome(error=error)
     if type(value) is CoroutineType:
         value.close()
-        name = getattr(call.fn, "__qualname__", repr(call.fn))
-        msg = f"{name} returned a coroutine: decorate the async function itself, or use acall()"
-        raise TypeError(msg)
+        raise TypeError(returned_a_coroutine(call.fn))
     return Outcome(value)
+
+
+def returned_a_coroutine(fn: Callable[..., Any]) -> str:
+    """Return what is wrong with a plain function that returned a coroutine."""
+    name = getattr(fn, "__qualname__", repr(fn))
+    return f"{name} returned a coroutine: decorate the async function itself, or use acall()"
 
 
 def _sleep(seconds: Seconds) -> None:

@@ -10,10 +10,13 @@ is thrown into the flow, which gives back what it holds and lets the exception p
 """
 
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilience.outcome import CallContext, Outcome
 from resilience.typing import Seconds
+
+if TYPE_CHECKING:
+    from resilience._runtime.hot import Replay
 
 Flow: TypeAlias = Generator["Command", Any, Outcome[Any]]
 Inner: TypeAlias = Callable[["Call"], Flow]
@@ -38,10 +41,11 @@ class Call:
         held: None for a call that is over when it returns. For a stream, the list of what must
             still be settled when the stream ends: each entry is called with its final outcome,
             or with None if it was abandoned. One that is cut short is called again, with None.
+        replay: What generated code has done of it already, or None.
 
     """
 
-    __slots__ = ("args", "bill", "context", "fn", "function", "held", "kwargs", "paid")
+    __slots__ = ("args", "bill", "context", "fn", "function", "held", "kwargs", "paid", "replay")
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Call:
         self.held = held
         self.paid = 0
         self.bill: list[int] = []
+        self.replay: Replay | None = None
 
     def again(self, context: CallContext) -> "Call":
         """Return a further attempt of this call, with nothing settled or held yet."""
@@ -209,6 +214,10 @@ Command: TypeAlias = Call | Sleep | Park | Bound | Nursery | Spawn | Dispose
 
 
 def leaf(call: Call) -> Flow:
-    """Return the innermost flow: call the function, once."""
+    """Return the innermost flow: call the function, once, unless generated code has done so."""
+    replay = call.replay
+    if replay is not None and replay.outcome is not None:
+        done, replay.outcome = replay.outcome, None
+        return done
     outcome: Outcome[Any] = yield call
     return outcome

@@ -10,6 +10,8 @@ import os
 import weakref
 from typing import Protocol
 
+from resilience._runtime.hot import epoch
+
 
 class Follower(Protocol):
     """Something that must be told that it woke up in a child process."""
@@ -34,6 +36,7 @@ def register(follower: Follower) -> None:
 
 
 def _renew() -> None:
+    epoch.end()
     errors: list[BaseException] = []
     for reference in list(_followers.values()):
         if (follower := reference()) is not None:

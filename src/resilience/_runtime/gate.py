@@ -76,12 +76,17 @@ class Gate(Admission):
     def _around(self, judge: Judge, call: Call, inner: Inner) -> Flow:
         hold = Hold()
         try:
-            decision = yield from self._acquire(
-                self._ask_of(call), self._max_wait, call.context.deadline, hold
-            )
-            if isinstance(decision, Refusal):
-                return Outcome(error=self._refused(decision))
-            started = _clock.monotonic()
+            replay = call.replay
+            if replay is not None and (token := replay.take(self)) is not None:
+                hold.token = token
+                started = _clock.monotonic() if replay.began is None else replay.began
+            else:
+                decision = yield from self._acquire(
+                    self._ask_of(call), self._max_wait, call.context.deadline, hold
+                )
+                if isinstance(decision, Refusal):
+                    return Outcome(error=self._refused(decision))
+                started = _clock.monotonic()
             outcome = yield from inner(call)
             verdict = judge(outcome, call.context)
             if call.held is not None and outcome.error is None and verdict is Verdict.GOOD:
@@ -105,6 +110,12 @@ class Gate(Admission):
             self._give_back(hold)
         else:
             self._take_back(hold, judge(ending, call.context), started, ending.retry_after)
+
+    def give_back_token(self, token: Any) -> None:
+        """Release what generated code took, and no flow has taken over."""
+        hold = Hold()
+        hold.token = token
+        self._give_back(hold)
 
     def _refused(self, refusal: Refusal) -> RejectedError:
         return self.error(self.name, refusal.retry_after)

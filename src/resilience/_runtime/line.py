@@ -21,6 +21,11 @@ class Line:
         self.permits = 0
         """How many permits the line waits for in all."""
 
+    @property
+    def waiters(self) -> OrderedDict[Waiter, int]:
+        """Who waits: always the same object, true while there is somebody. For generated code."""
+        return self._waiters
+
     def __len__(self) -> int:
         return len(self._waiters)
 

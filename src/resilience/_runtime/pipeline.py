@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 from resilience._runtime import compose, fork, wrap
 from resilience._runtime.flow import Call, Flow, Inner, leaf
+from resilience._runtime.hot import Hot, epoch
 from resilience._runtime.policy import Binding, Policy, Step, inherited_problems, nest
 from resilience.errors import ConfigError, ConfigWarning, Problem
 from resilience.events import emit
@@ -122,6 +123,17 @@ class Pipeline(Policy):
         """Return the step that goes through every policy, following later reloads."""
         return _Bound(self, Binding(self.adopt_name(binding.name), binding.classify)).step
 
+    def hots(self, binding: Binding) -> list[tuple[Policy, Hot]] | None:
+        """Return the success paths of its policies, in the order of admission."""
+        bound = Binding(self.adopt_name(binding.name), self._classify or binding.classify)
+        found: list[tuple[Policy, Hot]] = []
+        for policy in compose.in_order_of_admission(self._policies):
+            hots = policy.hots(bound)
+            if hots is None:
+                return None
+            found += hots
+        return found
+
     def flow_for(self, name: str, classify: Classifier | None = None) -> Inner:
         """Return the flow of calls to the function called *name*; *classify* replaces the pipeline's own."""
         if classify is None:
@@ -180,6 +192,7 @@ class Pipeline(Policy):
                 self._swap(policies)
                 if on is not None or classify is not None:
                     self._classify = classify if on is None else errors_in(on)
+                    epoch.end()
         except Exception as error:
             emit("resilience.pipeline.reload_failed", self.name, {"error.type": type(error).__qualname__})
             raise
@@ -203,6 +216,7 @@ class Pipeline(Policy):
         self._policies = tuple(taken)
         self._adopt()
         self._version += 1
+        epoch.end()
         if self._name is not None:
             self._name_policies(self._name)
 

@@ -11,6 +11,7 @@ from resilience._runtime.arguments import inherited_problems as inherited_proble
 from resilience._runtime.arguments import name_problems as name_problems
 from resilience._runtime.describe import explained
 from resilience._runtime.flow import Call, Flow, Inner, leaf
+from resilience._runtime.hot import COLD, Hot, epoch
 from resilience.errors import ConfigError, Problem
 from resilience.outcome import (
     CallContext,
@@ -21,6 +22,7 @@ from resilience.outcome import (
     any_error_is_bad,
     errors_in,
     hint,
+    judges_errors_only,
 )
 from resilience.typing import Seconds
 
@@ -156,6 +158,7 @@ class Policy(ABC):
         if problems:
             raise ConfigError(type(self).__name__, problems)
         self._configure(settings)
+        epoch.end()
 
     def obstacles(self, settings: Any) -> list[Problem]:  # noqa: ARG002  # most can take any settings
         """Return why *settings*, which are right in themselves, cannot be taken while keeping the state."""
@@ -170,6 +173,7 @@ class Policy(ABC):
         self._configure(other.settings)
         self._classify = other._classify
         self._flow = None
+        epoch.end()
 
     def adopt_name(self, name: str) -> str:
         """Take *name* unless there is one already, since names, once used, stay; return the name."""
@@ -187,6 +191,25 @@ class Policy(ABC):
         if classify is None:
             self._flow = flow
         return flow
+
+    def hots(self, binding: Binding) -> "list[tuple[Policy, Hot]] | None":
+        """
+        Return its success path, and those of its parts in the order of admission, as statements.
+
+        None if there are none, or if somebody wants to judge values: then calls are driven as flows.
+        """
+        classify = self._classify or binding.classify
+        if classify is not None and classify not in judges_errors_only:
+            return None
+        hot = self.hot(binding)
+        return None if hot is None else [(self, hot)]
+
+    def hot(self, binding: Binding) -> Hot | None:  # noqa: ARG002  # most have none
+        """Return its success path as statements, where there is one at present."""
+        return COLD
+
+    def give_back_token(self, token: Any) -> None:  # noqa: B027  # most hold nothing
+        """Give back what generated code took, and no flow has taken over."""
 
     def judge(self, binding: Binding) -> "Judge":
         """Return the classifier in force: its own, else the pipeline's, else the default."""

@@ -46,6 +46,10 @@ def wrap(
             raise ConfigError(type(policy).__name__, problems)
     flow = policy.flow_for(name_of(fn), classify)
     guarded = make(flow, fn, context)
+    if context is None and classify is None and make in (_sync, _async):
+        from resilience._runtime import compile  # noqa: A004, PLC0415  # it knows policies, which know this file
+
+        guarded = compile.compiled(policy, fn, name_of(fn), guarded, is_async=make is _async) or guarded
     named = _named(fn)  # partials and callable objects have no name of their own
     guarded.__name__, guarded.__qualname__ = named.__name__, named.__qualname__
     # The attributes of a function are notes about it; those of an object are its state, which is not copied.

@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from resilience import _clock
+from resilience._core.window import Cell
 from resilience._runtime.gate import Ask, Decision, Gate, gate_settings
-from resilience._runtime.policy import Traits
+from resilience._runtime.hot import Hot
+from resilience._runtime.policy import Binding, Traits
+from resilience.circuit_breaker._hot import hot
 from resilience.circuit_breaker._machine import Circuit
 from resilience.circuit_breaker._order import Order
 from resilience.circuit_breaker._settings import Break, CircuitBreakerSettings
@@ -237,6 +240,16 @@ class CircuitBreaker(Gate):
 
     def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:
         self._circuit.release(token, now, cancelled=cancelled)
+
+    def hot(self, binding: Binding) -> Hot:  # noqa: ARG002  # every call is alike
+        """Return what a call through a closed circuit runs."""
+        return hot(self, self._circuit, self.counts)
+
+    def rotate(self, now: Seconds, cell: Cell) -> None:
+        """Get ready for one good result, which generated code is about to count in *cell*."""
+        with self._lock:
+            self._circuit.rotate(now, cell, self._random.random())
+        self._changed()
 
     def _changed(self) -> None:
         if not self._circuit.history.has_news:

@@ -7,8 +7,10 @@ from resilience import _clock
 from resilience._runtime.flow import Call, Waiter
 from resilience._runtime.gate import Ask as AnyAsk
 from resilience._runtime.gate import Decision, Gate
-from resilience._runtime.policy import Traits
+from resilience._runtime.hot import Hot
+from resilience._runtime.policy import Binding, Traits
 from resilience.concurrency_limiter._ask import Ask, check_hashable
+from resilience.concurrency_limiter._hot import hot
 from resilience.concurrency_limiter._limit import Limit, Sample, terms_of
 from resilience.concurrency_limiter._machine import Bulkhead
 from resilience.concurrency_limiter._partitions import Partitions
@@ -29,7 +31,7 @@ class LimitGate(Gate):
     wait, and is looked up then.
     """
 
-    __slots__ = ("_bulkhead", "_is_learning", "_partitions", "_pinned")
+    __slots__ = ("_bulkhead", "_has_ended", "_learning_from", "_partitions", "_pinned")
 
     kind = "concurrency_limiter"
     error = ConcurrencyLimitedError
@@ -48,7 +50,8 @@ class LimitGate(Gate):
         self._partitions = None if settings.shares is None else Partitions(settings, now)
         self._bulkhead = self._partitions or Bulkhead(settings, now)
         self._line = Queue(self._bulkhead)
-        self._is_learning = False
+        self._has_ended = False  # since the last look for a sample that is due
+        self._learning_from: Sample | None = None
         self._pinned: int | None = None
 
     @property
@@ -85,7 +88,8 @@ class LimitGate(Gate):
             if self._pinned is not None:
                 self._bulkhead.resize(self._pinned)
             self._line.wake_first()
-        self._report(before, "reconfigured")
+            after = self._bulkhead.limit
+        self._report(before, after, "reconfigured")
 
     # Calls
 
@@ -139,25 +143,40 @@ class LimitGate(Gate):
         retry_after: Seconds | None,  # noqa: ARG002  # when to return is a question of rate
     ) -> None:
         self._bulkhead.settle(token, verdict, now)
+        self._has_ended = True
 
     def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:  # noqa: ARG002  # either way
         self._bulkhead.release(token, now)
 
+    def hot(self, binding: Binding) -> Hot | None:  # noqa: ARG002  # every call is alike
+        """Return what a call runs for which there is a place; none if it takes more than a count."""
+        if self._partitions is not None or self._bulkhead.wants_times:
+            return None
+        return hot(self, self._bulkhead, self._line, self.counts)
+
     # Learning
 
-    def _changed(self) -> None:
-        if _clock.monotonic() < self._bulkhead.window_end or self._is_learning:
+    def take_sample(self) -> None:
+        """Let the limit learn, if a window is over. Generated code calls it when a call has ended well."""
+        if _clock.monotonic() < self._bulkhead.window_end or self._learning_from is not None:
             return
-        with self._lock:
-            sample = None if self._is_learning else self._bulkhead.take_sample(_clock.monotonic())
-            if sample is None:
-                return
-            self._is_learning = True
-            source = self._bulkhead.source
+        sample: Sample | None = None
         try:
-            self._learn(source, sample)
+            with self._lock:
+                source = self._bulkhead.source
+                if self._learning_from is None:
+                    sample = self._learning_from = self._bulkhead.take_sample(_clock.monotonic())
+            if sample is not None:
+                self._learn(source, sample)
         finally:
-            self._is_learning = False
+            # Also where an interrupt struck: a limit that seems to be learning would never learn again.
+            if sample is not None and self._learning_from is sample:
+                self._learning_from = None
+
+    def _changed(self) -> None:
+        if self._has_ended:
+            self._has_ended = False
+            self.take_sample()
 
     def _learn(self, source: Limit, sample: Sample) -> None:
         # Outside the lock, because the limit may be a user's.
@@ -175,17 +194,22 @@ class LimitGate(Gate):
             self._bulkhead.set_window(window)
             if self._pinned is not None:
                 return
-        self._resize(wanted, cause)
+            before, after = self._resize(wanted)
+        self._report(before, after, cause)
 
-    def _resize(self, wanted: float, cause: str) -> None:
-        with self._lock:
-            before = self._bulkhead.limit
-            self._bulkhead.resize(wanted)
-            self._line.wake_first()
-        self._report(before, cause)
+    def _resize(self, wanted: float) -> tuple[int, int]:
+        """
+        Take a limit, and let those who wait look again; return the former one and the present one.
 
-    def _report(self, before: int, cause: str) -> None:
-        after = self._bulkhead.limit
+        The lock is held, also for the look at who else has a say: a limit that is pinned, or replaced,
+        between the two would be lost.
+        """
+        before = self._bulkhead.limit
+        self._bulkhead.resize(wanted)
+        self._line.wake_first()
+        return before, self._bulkhead.limit
+
+    def _report(self, before: int, after: int, cause: str) -> None:
         if after != before:
             emit(
                 "resilience.concurrency_limiter.limit_change",
@@ -200,7 +224,7 @@ class LimitGate(Gate):
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        self._is_learning = False
+        self._learning_from = None
         self._bulkhead.after_fork(_clock.monotonic())
 
 

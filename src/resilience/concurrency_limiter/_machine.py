@@ -68,7 +68,8 @@ class Bulkhead:
         source: What says how many calls may run at once.
         cell: What the present generation counts.
         window_end: Instant from which `take_sample` returns a sample; infinite if none is needed.
-        rest_until: Instant before which nothing is admitted, because the limit is below 1.
+        rests: Whether it rests after calls, because the limit is below 1.
+        rest_until: Instant before which nothing is admitted then.
         acquired: Places given out by `admit`.
 
     """
@@ -84,6 +85,7 @@ class Bulkhead:
         "acquired",
         "cell",
         "rest_until",
+        "rests",
         "settings",
         "source",
         "window_end",
@@ -98,6 +100,7 @@ class Bulkhead:
         self.rest_until = -math.inf
         self.cell = Cell(1)
         self._share: Ratio = 1.0
+        self.rests = False
         self.resize(terms.limit)
         self._window, self._quantile = terms.window, terms.quantile
         self._begin_window()
@@ -116,6 +119,11 @@ class Bulkhead:
     def free(self) -> int:
         """Calls that would be admitted now, without a share."""
         return max(0, self.cell.limit - self.cell.inflight)
+
+    @property
+    def wants_times(self) -> bool:
+        """Whether the limit asks for a quantile of the times that calls take."""
+        return self._quantile is not None
 
     def is_idle(self, now: Seconds) -> bool:  # noqa: ARG002  # every gate machine is told the time
         """Whether no call is in flight."""
@@ -163,8 +171,9 @@ class Bulkhead:
         if cell is None or cell is not self.cell:
             return
         took = now - slot.started
-        if self._share < 1.0:
-            self.rest_until = now + min(LONGEST_REST, took * (1.0 / self._share - 1.0))
+        if self.rests:
+            until = now + min(LONGEST_REST, took * (1.0 / self._share - 1.0))
+            self.rest_until = max(self.rest_until, until)  # one beside it may have asked for a longer rest
         if verdict is Verdict.GOOD:
             cell.good += 1
             cell.shortest = min(cell.shortest, took)
@@ -227,7 +236,8 @@ class Bulkhead:
             return
         self.cell.limit = max(1, int(limit))
         self._share = min(1.0, max(LEAST, limit))
-        if self._share == 1.0:
+        self.rests = self._share < 1.0
+        if not self.rests:
             self.rest_until = -math.inf
 
     def set_window(self, window: Seconds | None) -> None:

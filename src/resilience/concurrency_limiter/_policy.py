@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Hashable
 
-from resilience._core.check import Check
+from resilience._core.check import Check, is_finite
 from resilience._runtime.gate import gate_settings
 from resilience._runtime.permit import Guard, Permit, Rejection
 from resilience.concurrency_limiter._gate import LimitGate, checked
 from resilience.concurrency_limiter._limit import Limit
-from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings, Order, Shares
+from resilience.concurrency_limiter._settings import TOO_MANY, ConcurrencyLimiterSettings, Order, Shares
 from resilience.outcome import Classifier, ErrorMatch
 from resilience.typing import Seconds
 
@@ -138,16 +138,25 @@ class ConcurrencyLimiter(LimitGate):
 
         """
         check = Check("ConcurrencyLimiter.pin")
-        check.whole("limit", limit)
+        if check.whole("limit", limit):
+            check.that(is_finite(limit), "limit", limit, TOO_MANY)
         check.done()
-        self._pinned = limit
-        self._resize(limit, "pinned")
+        with self._lock:
+            self._pinned = limit
+            before, after = self._resize(limit)
+        self._report(before, after, "pinned")
 
     def unpin(self) -> None:
         """Let the limit be again what the settings say or what was learnt; without a pin nothing happens."""
-        if self._pinned is not None:
-            self._pinned = None
-            self._resize(self._bulkhead.source.limit, "unpinned")
+        while self._pinned is not None:
+            source = self._bulkhead.source
+            wanted = source.limit  # outside the lock, because the limit may be a user's; it may raise, too
+            with self._lock:
+                if source is not self._bulkhead.source:  # replaced meanwhile
+                    continue
+                self._pinned = None
+                before, after = self._resize(wanted)
+            self._report(before, after, "unpinned")
 
     @property
     def inflight(self) -> int:

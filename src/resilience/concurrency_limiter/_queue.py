@@ -7,7 +7,7 @@ last. There is a place for a call with a share more often than for others, so th
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import cast
 
 from resilience._runtime.flow import Waiter
@@ -54,7 +54,12 @@ class Queue(Line):
         """Whether one who comes with *ask* has to stand behind those in line: not if a place is its own."""
         if not isinstance(ask, Ask) or not self._machine.has_own_room(ask.key):
             return True
-        return any(row and group[1] == ask.key for group, row in self._rows.items())
+        if any(row and group[1] == ask.key for group, row in self._rows.items()):
+            return True
+        # It may take the last place that is for all, for which somebody else has been woken. Then it is the
+        # turn of one who has a place of its own.
+        self._wake_turn(self._machine.has_own_room)
+        return False
 
     def make_room(self, waiter: Waiter) -> bool:
         """Send away the last who came of the least important class, if that is below *waiter*'s."""
@@ -78,7 +83,7 @@ class Queue(Line):
 
     def is_first(self, waiter: Waiter) -> bool:
         """Whether it is *waiter*'s turn."""
-        return self._turn() is waiter
+        return self._turn(self._machine.has_room) is waiter
 
     def leave(self, waiter: Waiter) -> None:
         """Step out, served or not, and let the next one look. One who never joined changes nothing."""
@@ -87,25 +92,27 @@ class Queue(Line):
 
     def wake_first(self) -> None:
         """Let the one whose turn it is look, if there is a place. See `Line.wake_first`."""
-        while self._waiters:
-            turn = self._turn()
-            if turn is None or turn.wake():
-                return
-            self._remove(turn)
+        self._wake_turn(self._machine.has_room)
 
     def clear(self) -> None:
         """Forget everybody. See `Line.clear`."""
         super().clear()
         self._rows.clear()
 
-    def _turn(self) -> Ticket | None:
-        machine = self._machine
-        settings = machine.settings
+    def _wake_turn(self, has_room: Callable[[Hashable], bool]) -> None:
+        while self._waiters:
+            turn = self._turn(has_room)
+            if turn is None or turn.wake():
+                return
+            self._remove(turn)
+
+    def _turn(self, has_room: Callable[[Hashable], bool]) -> Ticket | None:
+        settings = self._machine.settings
         newest_first = settings.order == "adaptive_lifo" and 2 * len(self._waiters) > settings.max_queue
         best: tuple[int, int] | None = None
         turn: Ticket | None = None
         for (rank, key), row in self._rows.items():
-            if not row or not machine.has_room(key):
+            if not row or not has_room(key):
                 continue
             ticket = next(reversed(row)) if newest_first else next(iter(row))
             place = (rank, -ticket.number if newest_first else ticket.number)

@@ -23,6 +23,9 @@ Who of those alike in importance goes first.
 Shares: TypeAlias = Mapping[Any, Ratio]
 """Which share of the limit is kept for whom."""
 
+TOO_MANY = "must be less than 1.8e308, the largest number that a float holds"
+"""The rule for a number of calls that no machine can compute with."""
+
 SLACK = 1e-9
 """By how much shares may add up to more than 1, since floats do: three times 0.1 and so on."""
 
@@ -111,7 +114,8 @@ class ConcurrencyLimiterSettings:
         try:
             if not isinstance(limit, Limit):
                 holds = isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1
-                check.that(holds, "limit", limit, rule)
+                if check.that(holds, "limit", limit, rule):
+                    check.that(is_finite(limit), "limit", limit, TOO_MANY)
                 return
             start, window, learn = limit.limit, limit.window, limit.on_sample
             quantile: object = getattr(limit, "quantile", None)

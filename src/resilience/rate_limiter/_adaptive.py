@@ -218,13 +218,21 @@ class AdaptiveGcra(VariableGcra):
         changes, self._changes = self._changes, []
         return changes
 
-    def configure(self, settings: RateLimiterSettings, now: Seconds) -> None:
-        """Take new settings. The same `Rate` keeps what it learnt; what the server said still holds."""
+    def configure(
+        self, settings: RateLimiterSettings, now: Seconds, terms: tuple[float, Seconds] | None = None
+    ) -> None:
+        """
+        Take new settings. The same `Rate` keeps what it learnt; what the server said still holds.
+
+        *terms* are rate and window of a new `Rate`, from one who holds no lock and so may ask it.
+        """
         now = self._advance(now)
         source = settings.rate
-        if isinstance(source, Rate) and source is not self.source:
-            self._learnt = self._first = within(source.rate)
-            self.watch.set_window(source.window, now)
+        # Not asked whether it is a `Rate`: before Python 3.12 that reads all of it.
+        if not isinstance(source, (int, float)) and source is not self.source:
+            rate, window = terms or (source.rate, source.window)  # both first: either may raise
+            self._learnt = self._first = within(rate)
+            self.watch.set_window(window, now)
             self.source = source
             self._plan()
         self.settings = settings

@@ -6,12 +6,15 @@ from typing import Any
 from resilience import _clock
 from resilience._runtime.flow import Call
 from resilience._runtime.gate import Decision, Gate
+from resilience._runtime.hot import Hot
 from resilience._runtime.line import Line
-from resilience._runtime.policy import Traits
+from resilience._runtime.policy import Binding, Traits
 from resilience.errors import Problem, RateLimitedError, shown
 from resilience.outcome import Classifier, ErrorMatch, Verdict
 from resilience.rate_limiter._adaptive import AdaptiveGcra
 from resilience.rate_limiter._ask import ANY, Ask, check_hashable, impossible
+from resilience.rate_limiter._gcra import Gcra
+from resilience.rate_limiter._hot import hot
 from resilience.rate_limiter._keyed import OVERFLOW, KeyedGcra, KeyedPermit
 from resilience.rate_limiter._machine import RateMachine, make_machine
 from resilience.rate_limiter._settings import RateLimiterSettings
@@ -78,8 +81,16 @@ class RateGate(Gate):
         return problems
 
     def _configure(self, settings: RateLimiterSettings) -> None:
+        rate, adaptive = settings.rate, self._adaptive
+        terms: tuple[float, Seconds] | None = None
+        if adaptive is not None and not isinstance(rate, (int, float)) and rate is not adaptive.source:
+            terms = rate.rate, rate.window  # outside the lock, because the rate may be a user's
         with self._lock:
-            self._machine.configure(settings, _clock.monotonic())
+            now = _clock.monotonic()
+            if adaptive is None:
+                self._machine.configure(settings, now)
+            else:
+                adaptive.configure(settings, now, terms)
             self._settings = settings
             # Not the first alone: those who wait for more than the new burst are refused now.
             for line in (self._line, *self._lines.values()):
@@ -116,6 +127,11 @@ class RateGate(Gate):
         if not cancelled and self._adaptive is not None:
             self._adaptive.unsent(token.n)
         self._machine.release(token, now)
+
+    def hot(self, binding: Binding) -> Hot | None:  # noqa: ARG002  # every call is alike
+        """Return what a call runs that gets a permit at once; none but for GCRA, which is one line."""
+        machine = self._machine
+        return hot(self, machine, self._line, self.counts) if type(machine) is Gcra else None
 
     def _wait_for(self, now: Seconds, ask: Ask, ahead: int) -> Seconds | None:
         machine = self._machine

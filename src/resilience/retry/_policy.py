@@ -11,12 +11,14 @@ from resilience._core.recent import Recent
 from resilience._runtime import budgets, fork
 from resilience._runtime.attempt import attempt_scope
 from resilience._runtime.flow import Call, Flow, Inner, Sleep
+from resilience._runtime.hot import Hot
 from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits, all_right
 from resilience.backoff import Backoff, DelayFunction
 from resilience.errors import ConfigError, DeadlineExceededError, Problem
 from resilience.events import emit
 from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict
 from resilience.retry import _tenacity
+from resilience.retry._hot import hot
 from resilience.retry._progress import Progress, StopReason, has_run
 from resilience.retry._settings import DEFAULT_BACKOFF, RetrySettings, is_tenacity
 from resilience.typing import Budget, Random, Seconds
@@ -140,18 +142,31 @@ class Retry(Policy):
         judge = self.judge(binding)
 
         def step(call: Call, inner: Inner) -> Flow:
-            given = self._settings.budget  # may be another one by now
-            budget = budgets.named(binding.name) if isinstance(given, Inherited) else given
-            return self._attempts(judge, budget, call, inner)
+            replay = call.replay
+            # Those that the call began with, which may be others by now.
+            settings = self._settings if replay is None else replay.take(self) or self._settings
+            budget = self._budget(binding, settings)
+            began = None if replay is None else replay.began
+            progress = Progress(settings, self._random, self._durations, budget, began)
+            return self._attempts(judge, progress, budget, call, inner)
 
         return step
 
-    def _attempts(self, judge: Judge, budget: Budget | None, call: Call, inner: Inner) -> Flow:
+    def hot(self, binding: Binding) -> Hot | None:
+        """Return what a call runs whose first attempt ends well."""
+        return hot(self, self._settings, self.stops, self._budget(binding, self._settings))
+
+    def _budget(self, binding: Binding, settings: RetrySettings) -> Budget | None:
+        given = settings.budget
+        return budgets.named(binding.name) if isinstance(given, Inherited) else given
+
+    def _attempts(
+        self, judge: Judge, progress: Progress, budget: Budget | None, call: Call, inner: Inner
+    ) -> Flow:
         self.calls += 1
         reports = budget is not None and call.report_to(budget)
         if budget is not None and reports:
             budget.deposit()
-        progress = Progress(self._settings, self._random, self._durations, budget)
         reason: StopReason = "cancelled"
         attempt = call
         good = False

@@ -49,13 +49,18 @@ class Progress:
     )
 
     def __init__(
-        self, settings: RetrySettings, rng: Random, durations: Recent, budget: Budget | None
+        self,
+        settings: RetrySettings,
+        rng: Random,
+        durations: Recent,
+        budget: Budget | None,
+        began: Seconds | None = None,
     ) -> None:
         self._settings = settings
         self._random = rng
         self._durations = durations
         self._budget = budget
-        self._started = _clock.monotonic()
+        self._started = _clock.monotonic() if began is None else began
         self._slept = 0.0
         self._delays: Delays | None = None
         self._is_granted = False

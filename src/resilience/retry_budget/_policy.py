@@ -82,6 +82,9 @@ class RetryBudget:
 
     refund = Refund()
 
+    counts_calls: ClassVar[bool] = True
+    """That *calls* and *good* may be counted by whoever makes the calls: the budget looks at them later."""
+
     def __init__(self, settings: BudgetSettings | None = None, *, name: str | None = None) -> None:
         chosen = RatioSettings() if settings is None else settings
         problems = name_problems(name)

@@ -1,0 +1,45 @@
+"""A place taken and given back, for generated code: `Bulkhead.admit` and `settle`, as statements."""
+
+from resilience._runtime.admission import Counts
+from resilience._runtime.hot import Hot
+from resilience._runtime.line import Line
+from resilience._runtime.policy import Policy
+from resilience.concurrency_limiter._cell import Slot
+from resilience.concurrency_limiter._limit import FixedLimit
+from resilience.concurrency_limiter._machine import Bulkhead
+
+
+def hot(policy: Policy, bulkhead: Bulkhead, line: Line, counts: Counts) -> Hot:
+    """Return the statements for *bulkhead*, with the *line* of those who wait for a place."""
+    learns = not isinstance(bulkhead.source, FixedLimit)
+    names = {
+        "limiter": policy, "bulkhead": bulkhead, "waiters": line.waiters, "counts": counts, "Slot": Slot,
+    }  # fmt: skip
+    wake = "if $waiters: $limiter.wake_next()"
+    sampled = (
+        "$cell.good += 1",
+        "$took = now - began",
+        "$cell.seconds += $took",
+        "if $took < $cell.shortest: $cell.shortest = $took",
+        "if now >= $bulkhead.window_end: $limiter.take_sample()",
+    )
+    return Hot(
+        names=names,
+        unless=("$waiters or $bulkhead.rests",) if learns else ("$waiters",),
+        take=(
+            "$cell = $bulkhead.cell",
+            "$cell.inflight = ($n := $cell.inflight) + ($fits := $n < $cell.limit)",
+        ),
+        refused="not $fits",
+        undo=("$cell.inflight -= 1", "$counts.acquired -= 1"),
+        release=("$cell.inflight -= 1",),
+        good=(*(sampled if learns else ()), wake),
+        let_go=(wake,),
+        token="$Slot($cell, began)" if learns else "$Slot($cell, 0.0)",  # how long it took nobody asks
+        reads_began=learns,
+        reads_now=learns,
+        taken=(
+            *(("if $n >= $cell.peak: $cell.peak = $n + 1",) if learns else ()),
+            "$counts.acquired += 1",
+        ),
+    )

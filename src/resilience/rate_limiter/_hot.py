@@ -1,0 +1,27 @@
+"""One permit of GCRA, for generated code: the line that `resilience._core.gcra` explains."""
+
+from resilience._runtime.admission import Counts
+from resilience._runtime.hot import Hot
+from resilience._runtime.line import Line
+from resilience._runtime.policy import Policy
+from resilience.rate_limiter._gcra import Gcra
+
+
+def hot(policy: Policy, gcra: Gcra, line: Line, counts: Counts) -> Hot:
+    """Return the statements for *gcra*, with the *line* of those who wait for permits."""
+    return Hot(
+        names={"limiter": policy, "gcra": gcra, "waiters": line.waiters, "counts": counts},
+        unless=("$waiters",),
+        take=(
+            (
+                "$gcra.tat = $x = $t + 1 if ($s := $gcra.tat) <= ($t := began * $gcra.rate + $gcra.shift)"
+                " else $s + 1 if $s - $t <= $gcra.room else $s"
+            ),
+        ),
+        refused="$s - $t > $gcra.room",
+        taken=("$counts.acquired += 1",),
+        undo=("$limiter.give_back_token($gcra.permit($x))", "$counts.acquired -= 1"),
+        let_go=("$limiter.give_back_token($gcra.permit($x))",),
+        token="$gcra.permit($x)",  # noqa: S106  # no secret
+        reads_began=True,
+    )

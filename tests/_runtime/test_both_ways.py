@@ -1,0 +1,212 @@
+"""Generated code and flows decide, count, report and raise alike, whatever happens."""
+
+import asyncio
+from contextlib import ExitStack
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilience import (
+    CircuitBreaker,
+    ConcurrencyLimiter,
+    Pipeline,
+    RateLimiter,
+    Retry,
+    RetryBudget,
+    listen,
+)
+from resilience._runtime import compile as compiling
+from resilience._runtime import drive
+from resilience.backoff import constant
+from resilience.limits import Aimd
+from resilience.testing import FakeClock
+
+pytestmark = pytest.mark.skipif(not compiling.is_on(), reason="nothing is generated here")
+
+
+class Overloaded(Exception):
+    retry_after = 0.5
+
+
+class Draws:
+    """Chance that is the same both ways."""
+
+    def random(self):
+        return 0.25
+
+
+OUTCOMES = {
+    "good": None,
+    "bad": ConnectionError,
+    "timeout": TimeoutError,
+    "throttled": Overloaded,
+    "cut": KeyboardInterrupt,
+}
+
+outcomes = st.lists(st.sampled_from(sorted(OUTCOMES)), min_size=1, max_size=4)
+steps = st.one_of(
+    st.tuples(st.just("call"), outcomes),
+    st.tuples(st.just("call within a call"), outcomes),
+    st.tuples(st.just("wait"), st.sampled_from([0.0, 0.05, 0.3, 1.0, 4.0])),
+    st.tuples(st.just("pin"), st.integers(1, 3)),
+    st.tuples(st.just("unpin"), st.none()),
+    st.tuples(st.just("reset"), st.none()),
+    st.tuples(st.just("isolate for a call"), outcomes),
+    st.tuples(st.just("hold a place for a call"), outcomes),
+    st.tuples(st.just("reconfigure within a call"), outcomes),
+    st.tuples(st.just("reload"), st.booleans()),
+)
+settings = st.fixed_dictionaries(
+    {
+        "breaker": st.sampled_from(
+            [
+                {"consecutive_failures": 2},
+                {"minimum_throughput": 3, "sampling_duration": 2.0},
+                {"minimum_throughput": 3, "sampling_calls": 5},
+                {"on": ConnectionError, "consecutive_failures": 2, "open_on_throttle": True},
+                {"slow_call_duration": 0.05, "minimum_throughput": 2},
+            ]
+        ),
+        "attempts": st.sampled_from([1, 3]),
+        "budget": st.sampled_from(["none", "ratio", "refund", "grpc"]),
+        "burst": st.sampled_from([2, 50]),
+        "limit": st.sampled_from([1, 2, "aimd"]),
+        "order": st.sampled_from(["retry first", "breaker first"]),
+        "is_async": st.booleans(),
+    }
+)
+
+
+def make(given_settings):
+    """Return the pipeline and its parts."""
+    budgets = {
+        "none": lambda: None,
+        "ratio": lambda: RetryBudget.ratio(0.5),
+        "refund": lambda: RetryBudget.refund(20, initial=20),
+        "grpc": lambda: RetryBudget.grpc(),
+    }
+    budget = budgets[given_settings["budget"]]()
+    retry = Retry(
+        "retry", attempts=given_settings["attempts"], backoff=constant(0.1), budget=budget, rng=Draws()
+    )
+    breaker = CircuitBreaker("breaker", rng=Draws(), break_duration=0.5, **given_settings["breaker"])
+    limiter = RateLimiter("limiter", rate=5, burst=given_settings["burst"])
+    limit = given_settings["limit"]
+    places = ConcurrencyLimiter("places", limit=Aimd(initial=2, window=0.5) if limit == "aimd" else limit)
+    gates = [breaker, limiter, places]
+    policies = (
+        [retry, *gates] if given_settings["order"] == "retry first" else [breaker, retry, limiter, places]
+    )
+    return Pipeline("both", *policies), retry, breaker, limiter, places, budget
+
+
+def history(given_settings, schedule):
+    """Everything that can be seen of one schedule."""
+    seen = []
+    with FakeClock() as clock, ExitStack() as stack:
+        pipeline, retry, breaker, limiter, places, budget = make(given_settings)
+        stack.callback(listen(lambda event: seen.append((event.name, event.policy, dict(event.attributes)))))
+        script = []
+        inside = []
+
+        def play():
+            clock.advance(0.02)
+            for act in inside[:]:
+                inside.remove(act)
+                act()
+            error = OUTCOMES[script.pop(0) if script else "good"]
+            if error is not None:
+                raise error
+            return len(script)
+
+        async def aplay():
+            return play()
+
+        guarded, aguarded = pipeline(play), pipeline(aplay)
+
+        def call(outcomes, *, is_async=False):
+            script[:] = outcomes
+            try:
+                result = asyncio.run(aguarded()) if is_async else guarded()
+            except BaseException as error:  # whatever it is, it is to be the same
+                seen.append(
+                    (type(error).__name__, getattr(error, "__notes__", []), type(error.__context__).__name__)
+                )
+            else:
+                seen.append(result)
+
+        for kind, value in schedule:
+            if kind == "call":
+                call(value, is_async=given_settings["is_async"])
+            elif kind == "call within a call":
+                inside.append(lambda outcomes=value: call(outcomes))
+                call(["good"], is_async=given_settings["is_async"])
+            elif kind == "wait":
+                clock.advance(value)
+            elif kind == "pin":
+                places.pin(value)
+            elif kind == "unpin":
+                places.unpin()
+            elif kind == "reset":
+                breaker.reset()
+            elif kind == "isolate for a call":
+                with breaker.isolate():
+                    call(value)
+            elif kind == "hold a place for a call":
+                permit = places.try_acquire()
+                call(value)
+                if permit:
+                    permit.release()
+            elif kind == "reconfigure within a call":
+                inside.append(lambda: retry.reconfigure(attempts=2))
+                call(value)
+            else:
+                pipeline.reload(*([retry, breaker, limiter, places] if value else [breaker, places]))
+            seen.append(state(retry, breaker, limiter, places, budget))
+    return seen
+
+
+def state(retry, breaker, limiter, places, budget):
+    counts = [
+        (gate.counts.acquired, gate.counts.waited, gate.counts.rejected, gate.counts.cancelled)
+        for gate in (breaker, limiter, places)
+    ]
+    circuit = breaker._circuit
+    return (
+        (retry.calls, retry.retries, dict(retry.stops)),
+        (
+            breaker.state,
+            breaker.failure_ratio,
+            circuit.good,
+            dict(circuit.ended),
+            circuit.ignored,
+            circuit.cancelled,
+        ),
+        limiter.remaining(),
+        (places.inflight, places.limit),
+        counts,
+        None if budget is None else (budget.calls, budget.good, budget.level),
+    )
+
+
+@given(settings, st.lists(steps, max_size=12))
+def test_both_ways_everything_is_the_same(given_settings, schedule):
+    generated = history(given_settings, schedule)
+    with patch.object(compiling, "is_on", lambda: False):
+        driven = history(given_settings, schedule)
+    assert generated == driven
+
+
+def test_the_schedules_run_generated_code():
+    with FakeClock():
+        pipeline, *_ = make(
+            {
+                "breaker": {"consecutive_failures": 2}, "attempts": 3, "budget": "ratio", "burst": 50, "limit": 2,
+                "order": "retry first",
+            }
+        )  # fmt: skip
+        guarded = pipeline(lambda: 7)
+        with patch.object(drive, "run", side_effect=AssertionError("driven as a flow")):
+            assert guarded() == 7

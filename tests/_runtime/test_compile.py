@@ -1,0 +1,402 @@
+"""The generated function: that it is the decorated one, and does what the flows do."""
+
+import asyncio
+import gc
+import inspect
+import linecache
+import os
+import subprocess
+import sys
+import threading
+import traceback
+import weakref
+from contextlib import suppress
+
+import pytest
+
+from resilience import (
+    CircuitBreaker,
+    CircuitOpenError,
+    ConcurrencyLimitedError,
+    ConcurrencyLimiter,
+    Pipeline,
+    RateLimiter,
+    Retry,
+    RetryBudget,
+    Timeout,
+    Verdict,
+    deadline,
+)
+from resilience._runtime import compile as compiling
+from resilience.backoff import constant
+from resilience.errors import DeadlineExceededError
+
+pytestmark = pytest.mark.skipif(not compiling.is_on(), reason="nothing is generated here")
+
+
+def whole(name="whole", **settings):
+    return Pipeline(
+        name,
+        Retry(attempts=3, backoff=constant(0.0), budget=RetryBudget.ratio(1.0, min_per_second=100.0)),
+        CircuitBreaker(**settings),
+        RateLimiter(rate=1e6, burst=10_000),
+        ConcurrencyLimiter(limit=10),
+    )
+
+
+def is_hot(guarded):
+    source = compiling.source_of(guarded)
+    return source is not None and "except Exception as error" in source
+
+
+# What it looks like
+
+
+def plain(a, b=2):
+    return a, b
+
+
+def positional(a, b=2, /, c=3):
+    return a, b, c
+
+
+def keyword(*, a, b=2):
+    return a, b
+
+
+def rest(a, *args, b=2, **kwargs):
+    return a, args, b, kwargs
+
+
+def only(a, /):
+    return a
+
+
+def starred(*args):
+    return args
+
+
+@pytest.mark.parametrize(
+    ("fn", "args", "kwargs"),
+    [
+        (plain, (1,), {}),
+        (plain, (), {"b": 5, "a": 1}),
+        (positional, (1,), {}),
+        (positional, (1, 5), {"c": 7}),
+        (keyword, (), {"a": 1}),
+        (keyword, (), {"b": 5, "a": 1}),
+        (rest, (1, 2, 3), {"b": 4, "c": 5}),
+        (rest, (), {"a": 1, "z": 2}),
+        (only, (1,), {}),
+        (starred, (1, 2), {}),
+    ],
+)
+def test_it_has_the_signature_of_the_function(fn, args, kwargs):
+    guarded = whole()(fn)
+    assert is_hot(guarded)
+    assert guarded(*args, **kwargs) == fn(*args, **kwargs)
+    assert (
+        inspect.signature(guarded, follow_wrapped=False).parameters.keys()
+        == inspect.signature(fn).parameters.keys()
+    )
+    assert inspect.signature(guarded) == inspect.signature(fn)
+    assert (guarded.__name__, guarded.__doc__, guarded.__module__) == (fn.__name__, fn.__doc__, fn.__module__)
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((1, 2, 3), {}), ((1,), {"c": 3}), ((1,), {"a": 2})])
+def test_wrong_arguments_are_the_callers_error_and_nobody_elses(args, kwargs):
+    pipeline = whole()
+    with pytest.raises(TypeError, match=r"plain\(\)"):
+        pipeline(plain)(*args, **kwargs)
+    assert pipeline.policies[0].calls == 0
+
+
+def test_defaults_are_the_very_objects_of_the_function():
+    nothing = object()
+
+    def fetch(value=nothing):
+        return value
+
+    assert whole()(fetch)() is nothing
+
+
+@pytest.mark.parametrize("name", ["fn", "clock", "error", "x_1", "value"])
+def test_a_parameter_with_a_name_of_its_own_use_goes_the_slow_way(name):
+    namespace = {}
+    exec(f"def fetch({name}):\n    return {name}", namespace)  # a function with such a parameter
+    guarded = whole()(namespace["fetch"])
+    assert compiling.source_of(guarded) is None
+    assert guarded(7) == 7
+
+
+def test_a_lambda_and_a_method_are_guarded_as_well():
+    class Service:
+        @whole()
+        def fetch(self, x):
+            return self, x
+
+    service = Service()
+    assert service.fetch(1) == (service, 1)
+    guarded = whole()(lambda x: x)
+    assert is_hot(guarded)
+    assert guarded(1) == 1
+
+
+def test_its_text_can_be_read_and_stands_in_tracebacks():
+    @whole()
+    def fetch(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fetch(1)
+    lines = [entry.line for entry in traceback.extract_tb(caught.value.__traceback__)]
+    assert "value = fn(x)" in lines
+    assert compiling.source_of(fetch).startswith("def fetch(x):\n")
+
+
+def test_its_text_goes_with_it():
+    def fetch():
+        return 1
+
+    guarded = whole()(fetch)
+    filename = guarded.__code__.co_filename
+    assert filename in linecache.cache
+    gone = weakref.ref(guarded)
+    del guarded
+    gc.collect()
+    assert gone() is None
+    assert filename not in linecache.cache
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Timeout(1.0),
+        Pipeline(Retry(), Timeout(1.0)),
+        CircuitBreaker(classify=lambda outcome, context: Verdict.GOOD),
+        Pipeline(CircuitBreaker(), classify=lambda outcome, context: Verdict.GOOD),
+        RateLimiter(rate=10, algorithm="fixed_window"),
+        RateLimiter(rate=10, key=lambda: 1),
+        ConcurrencyLimiter(limit=2, shares={"a": 0.5}, share_of=lambda: "a"),
+    ],
+    ids=repr,
+)
+def test_what_has_no_success_path_in_statements_goes_the_slow_way(policy):
+    guarded = policy(lambda: 7)
+    assert compiling.source_of(guarded) is None
+    assert guarded() == 7
+
+
+def test_errors_alone_may_be_judged_in_any_way():
+    guarded = CircuitBreaker(on=KeyError)(lambda: 7)
+    assert is_hot(guarded)
+
+
+def test_the_environment_can_say_no():
+    program = (
+        "from resilience import Retry; from resilience._runtime import compile as c;"
+        "f = Retry()(lambda: 7); print(f(), c.source_of(f))"
+    )
+    env = {**os.environ, "RESILIENCE_COMPILE": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+    )  # our own interpreter
+    assert ran.stdout.split() == ["7", "None"]
+
+
+# What it does
+
+
+def test_a_failure_is_retried_and_every_gate_learns_of_it_once():
+    pipeline = whole()
+    retry, breaker, limiter, places = pipeline.policies
+    calls = []
+
+    @pipeline
+    def fetch(x):
+        calls.append(x)
+        if len(calls) < 3:
+            raise ConnectionError
+        return x
+
+    assert fetch("a") == "a"
+    assert calls == ["a"] * 3
+    assert (retry.calls, retry.retries, retry.stops["success"]) == (1, 2, 1)
+    assert breaker.counts.acquired == limiter.counts.acquired == places.counts.acquired == 3
+    assert (breaker._circuit.good, sum(breaker._circuit.ended.values())) == (1, 2)
+    assert places.inflight == 0
+
+
+def test_a_last_failure_is_the_functions_own_error_without_a_context():
+    @whole()
+    def fetch():
+        raise KeyError("k")
+
+    with pytest.raises(KeyError) as caught:
+        fetch()
+    assert caught.value.__context__ is None
+    assert any("gave up after 3 attempts" in note for note in caught.value.__notes__)
+
+
+def test_a_refusal_of_a_later_gate_gives_back_what_the_earlier_ones_gave():
+    breaker, limiter, places = CircuitBreaker(), RateLimiter(rate=1, burst=5), ConcurrencyLimiter(limit=1)
+    guarded = Pipeline(breaker, limiter, places)(lambda: 7)
+    with places.guard(), pytest.raises(ConcurrencyLimitedError):
+        guarded()
+    assert limiter.remaining() == 5
+    assert (breaker.counts.acquired, limiter.counts.acquired) == (1, 1)  # by the flow, which gave back too
+    assert guarded() == 7
+    assert limiter.remaining() == 4
+
+
+@pytest.mark.parametrize("escape", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_is_no_failure_gives_everything_back(escape):
+    pipeline = whole()
+    retry, breaker, _, places = pipeline.policies
+
+    def fetch():
+        assert places.inflight == 1
+        raise escape
+
+    with pytest.raises(escape):
+        pipeline(fetch)()
+    assert places.inflight == 0
+    assert (breaker._circuit.cancelled, breaker._circuit.good) == (1, 0)
+    assert (retry.calls, retry.stops["cancelled"]) == (1, 1)
+
+
+def test_a_cancelled_task_gives_everything_back():
+    pipeline = whole()
+    places = pipeline.policies[3]
+
+    @pipeline
+    async def fetch():
+        await asyncio.sleep(60)
+
+    async def main():
+        task = asyncio.create_task(fetch())
+        await asyncio.sleep(0.01)
+        assert places.inflight == 1
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert places.inflight == 0
+
+    assert is_hot(fetch)
+    asyncio.run(main())
+
+
+def test_a_plain_function_that_returns_a_coroutine_is_refused_and_holds_nothing():
+    async def later():
+        return 1
+
+    pipeline = whole()
+    with pytest.raises(TypeError, match="returned a coroutine: decorate the async function itself"):
+        pipeline(lambda: later())()
+    assert pipeline.policies[3].inflight == 0
+    assert pipeline.policies[1]._circuit.good == 0
+
+
+def test_an_open_circuit_refuses_and_lets_pass_again():
+    breaker = CircuitBreaker(consecutive_failures=1)
+    guarded = breaker(lambda: 7)
+    assert guarded() == 7
+    with breaker.isolate(), pytest.raises(CircuitOpenError):
+        guarded()
+    assert guarded() == 7
+
+
+def test_a_deadline_that_has_passed_is_seen():
+    guarded = whole()(lambda: 7)
+    with deadline(60):
+        assert guarded() == 7
+    with deadline(1e-9), pytest.raises(DeadlineExceededError):
+        guarded()
+
+
+def test_it_calls_itself_as_often_as_there_are_places():
+    places = ConcurrencyLimiter(limit=3)
+
+    @places
+    def fetch(depth):
+        return places.inflight if depth == 1 else fetch(depth - 1)
+
+    assert fetch(3) == 3
+    with pytest.raises(ConcurrencyLimitedError):
+        fetch(4)
+    assert places.inflight == 0
+
+
+def test_a_reload_changes_the_text_and_not_the_function():
+    pipeline = Pipeline("p", Retry())
+    guarded = pipeline(lambda: 7)
+    before = compiling.source_of(guarded)
+    limiter = ConcurrencyLimiter(limit=1)
+    pipeline.reload(Retry(), limiter)
+    with limiter.guard(), pytest.raises(ConcurrencyLimitedError):
+        guarded()
+    assert guarded() == 7
+    assert compiling.source_of(guarded) != before
+    pipeline.reload(Timeout(5.0))
+    assert guarded() == 7
+    assert not is_hot(guarded)
+    pipeline.reload(Retry())
+    assert guarded() == 7
+    assert is_hot(guarded)
+
+
+def test_a_call_under_way_while_everything_changes_gives_back_what_it_took():
+    limiter = ConcurrencyLimiter(limit=1)
+    pipeline = Pipeline("p", limiter)
+
+    def fetch(first):
+        if first:
+            pipeline.reload(Retry(), limiter)
+            with pytest.raises(ConcurrencyLimitedError):
+                guarded(False)
+        return 7
+
+    guarded = pipeline(fetch)
+    assert guarded(True) == 7
+    assert limiter.inflight == 0
+    assert guarded(False) == 7
+
+
+@pytest.mark.timeout(60)
+def test_eight_threads_lose_no_count_and_no_place():
+    pipeline = whole()
+    retry, breaker, _, places = pipeline.policies
+    calls, threads = 2_000, 8
+
+    @pipeline
+    def fetch(n):
+        if n % 50 == 0:
+            raise ConnectionError
+        return n
+
+    refused = []
+
+    def work():
+        for n in range(1, calls + 1):
+            try:
+                fetch(n)
+            except ConnectionError:
+                pass
+            except ConcurrencyLimitedError:
+                refused.append(n)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        workers = [threading.Thread(target=work) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert places.inflight == 0
+    assert retry.calls == calls * threads
+    assert sum(retry.stops.values()) == retry.calls
+    assert retry.stops["success"] == calls * threads * 49 // 50
+    assert breaker._circuit.good == retry.stops["success"]
