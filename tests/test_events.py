@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from resilience.events import Event, emit, listen
+from resilience import ConcurrencyLimiter, Keyed
+from resilience.events import Event, emit, held_back, listen
 
 
 @pytest.fixture
@@ -108,3 +109,40 @@ def test_no_subscription_is_lost_among_threads() -> None:
     assert len(heard) == 4
     emit("after", "policy", {})
     assert len(heard) == 4
+
+
+def test_events_of_a_block_that_holds_a_lock_are_told_after_it() -> None:
+    seen: list[str] = []
+    stop = listen(lambda event: seen.append(event.name))
+    try:
+        with pytest.raises(LookupError), held_back():
+            emit("one", "p", {})
+            with held_back():
+                emit("two", "p", {})
+            assert seen == []
+            raise LookupError
+        assert seen == ["one", "two"]
+        emit("three", "p", {})
+    finally:
+        stop()
+    assert seen == ["one", "two", "three"]
+
+
+def test_a_listener_may_use_what_is_being_reloaded() -> None:
+    keyed = Keyed("k", factory=lambda: ConcurrencyLimiter(limit=2), key=lambda n: n)
+    keyed(lambda n: n)(1)
+    done: list[bool] = []
+
+    def use(event: Event) -> None:
+        worker = threading.Thread(target=lambda: keyed(lambda n: n)(2))
+        worker.start()
+        worker.join(5.0)
+        done.append(not worker.is_alive())
+
+    stop = listen(use)
+    try:
+        keyed.reconfigure(factory=lambda: ConcurrencyLimiter(limit=5))
+    finally:
+        stop()
+    assert done
+    assert all(done)

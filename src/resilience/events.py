@@ -4,7 +4,9 @@ What policies report on rare edges: a circuit opens, retries are exhausted, a li
 Nothing is built while nobody listens. A listener that raises never breaks the call it watches.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -58,11 +60,42 @@ def listen(listener: Listener) -> Callable[[], None]:
     return stop
 
 
+_held_back: ContextVar[list[Event] | None] = ContextVar("resilience.events.held_back", default=None)
+
+
+@contextmanager
+def held_back() -> Generator[None, None, None]:
+    """
+    Tell listeners of the events of this block when it ends: around a block that holds a lock.
+
+    A listener may use the policy that an event is about, and wait for others that use it.
+    """
+    if _held_back.get() is not None:  # the outer block will tell
+        yield
+        return
+    events: list[Event] = []
+    token = _held_back.set(events)
+    try:
+        yield
+    finally:
+        _held_back.reset(token)
+        for event in events:
+            _tell(event)
+
+
 def emit(name: str, policy: str, attributes: Mapping[str, object]) -> None:
     """Tell every listener. Called outside locks, since a listener may use the policy."""
     if not _listeners:
         return
     event = Event(name, policy, attributes)
+    held = _held_back.get()
+    if held is None:
+        _tell(event)
+    else:
+        held.append(event)
+
+
+def _tell(event: Event) -> None:
     for listener in tuple(_listeners):
         try:
             listener(event)

@@ -498,6 +498,11 @@ def test_a_cancelled_waiter_leaves_the_line_and_the_next_one_is_served(async_run
     assert gate.inside == gate.waiting == 0
 
 
+def thread_waits(gate: Turnstile) -> bool:
+    """Whether somebody stands in line who is no task: threads do not go."""
+    return any(waiter.is_gone is None for waiter in tuple(gate._line.waiters))
+
+
 def test_one_whose_event_loop_is_closed_counts_as_gone() -> None:
     gate = Turnstile(max_wait=30.0)
     permit = gate.try_acquire()
@@ -509,7 +514,7 @@ def test_one_whose_event_loop_is_closed_counts_as_gone() -> None:
     served = []
     waiting = threading.Thread(target=gate.call, args=(lambda: served.append(1),))
     waiting.start()
-    while gate.waiting < 2:
+    while not thread_waits(gate):
         time.sleep(0.001)
     permit.release()
     waiting.join(10)
@@ -518,6 +523,31 @@ def test_one_whose_event_loop_is_closed_counts_as_gone() -> None:
     del task
     gc.collect()
     assert gate.waiting == 0
+
+
+@pytest.mark.parametrize("room", ["free", "full line"])
+def test_one_whose_event_loop_is_closed_keeps_nobody_out(room: str) -> None:
+    gate = Turnstile(max_wait=30.0, max_queue=1)
+    permit = gate.try_acquire()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(gate.acall(asyncio.sleep, 0))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    if room == "free":
+        gate.free.append(0)  # given back while nobody was told
+        assert gate.try_acquire()
+    else:
+        served: list[int] = []
+        waiting = threading.Thread(target=gate.call, args=(lambda: served.append(1),))
+        waiting.start()
+        while not thread_waits(gate):
+            time.sleep(0.001)
+        permit.release()
+        waiting.join(10)
+        assert served == [1]
+    task._log_destroy_pending = False
+    del task
+    gc.collect()
 
 
 def test_a_wait_ends_at_the_deadline_and_says_that_nothing_ran(runtime, fake_clock: FakeClock) -> None:

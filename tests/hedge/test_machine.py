@@ -303,6 +303,12 @@ def test_what_was_cut_off_beyond_the_quantile_counts() -> None:
     assert learnt.quantile() == 2.0
 
 
+def test_what_was_cut_off_at_the_quantile_counts() -> None:
+    learnt = latencies(*[1.0] * 20)
+    learnt.cut_off(1.0)
+    assert len(learnt) == 21
+
+
 def test_what_was_cut_off_before_the_quantile_says_nothing() -> None:
     learnt = latencies(*[1.0] * 20)
     learnt.cut_off(0.5)

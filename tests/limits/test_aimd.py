@@ -221,6 +221,13 @@ def test_cuts_go_on_if_they_helped_or_if_nothing_is_left(later, helped):
     assert limit.cause == ("drops" if helped else "cuts_in_vain")
 
 
+def test_a_first_window_that_the_trouble_only_began_in_is_no_measure():
+    limit = Aimd(initial=22)
+    for ratio in (0.38, 0.7, 0.65, 0.6, 0.5):
+        limit.on_sample(share(ratio, peak=22))
+    assert limit.cause == "drops"
+
+
 def test_where_nearly_nothing_works_no_window_is_waited():
     limit = Aimd(initial=100)
     for _ in range(6):

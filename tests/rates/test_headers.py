@@ -21,6 +21,15 @@ def test_the_fields_of_the_draft_are_read():
 
 
 @pytest.mark.parametrize(
+    "said",
+    [{"limits": (Remaining("a", 0, None),)}, {"policies": (Quota("a", 0, None),)}, {"retry_after": 0.0}],
+)
+def test_any_one_of_the_fields_is_something_said(said):
+    assert RateLimitFields(**said)
+    assert not RateLimitFields()
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "", "garbage;;", '"a"', '"a";t=5', '"a";r=-1', '"a";r=1.5', '"a";r="1"', '"a";r', '"a";r=?1', '"a";r=1;t=x"',

@@ -177,6 +177,17 @@ def test_aimd_halves_once_per_window():
     assert aimd.rate == 25
 
 
+@rules
+def test_a_window_after_a_cut_the_next_one_is_due(make):
+    rate = make()
+    rate.on_sample(sample(0.0, sent=100.0, throttled=1))
+    first = rate.rate
+    rate.on_sample(sample(math.nextafter(1.0, 0.0), sent=100.0, throttled=1))
+    assert rate.rate == first
+    rate.on_sample(sample(1.0, sent=100.0, throttled=1))
+    assert rate.rate < first
+
+
 # --- settings ---
 
 
@@ -198,6 +209,37 @@ def test_settings_that_cannot_work_are_refused_all_at_once(make, wrong):
     with pytest.raises(ConfigError) as caught:
         make()
     assert [problem.setting for problem in caught.value.problems] == wrong
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Fixed(0), "Fixed: rate must be a finite number > 0, got 0"),
+        (lambda: Cubic(decrease=1), "Cubic: decrease must be a number in (0, 1), got 1"),
+        (lambda: Cubic(floor=0), "Cubic: floor must be a finite number > 0, got 0"),
+        (lambda: Cubic(ceiling=0.4), "Cubic: ceiling must be a finite number >= floor or None, got 0.4"),
+        (lambda: Cubic(window=0), "Cubic: window must be a finite number of seconds > 0, got 0"),
+        (lambda: Cubic(scale=0), "Cubic: scale must be a finite number > 0, got 0"),
+        (lambda: Cubic(headroom=1), "Cubic: headroom must be a finite number > 1, got 1"),
+        (lambda: Aimd(decrease=0), "Aimd: decrease must be a number in (0, 1), got 0"),
+        (lambda: Aimd(start=0.1), "Aimd: start must be a finite number from floor to ceiling, got 0.1"),
+        (lambda: Aimd(increase=0), "Aimd: increase must be a finite number > 0, got 0"),
+    ],
+)
+def test_an_error_names_the_rate_the_setting_the_range_and_the_value(make, text):
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("rate", [1e-9, 0.5, 1, 1e9])
+def test_every_rate_above_zero_can_be_fixed(rate):
+    assert Fixed(rate).rate == rate
+
+
+def test_the_ends_of_the_ranges_are_allowed():
+    assert Aimd(start=5, floor=5, ceiling=5).rate == 5
+    assert Cubic(floor=5, ceiling=5, decrease=0.001, headroom=1.001).rate == math.inf
 
 
 def test_fixed_learns_nothing():

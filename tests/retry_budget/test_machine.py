@@ -475,6 +475,13 @@ def test_the_limit_follows_the_traffic() -> None:
     assert [machine.limit(now) for now in (0.0, 9.875, 10.0)] == [5, 5, 0]
 
 
+def test_level_and_limit_are_whole_attempts() -> None:
+    machine = ratio(ratio=0.25, cost=2)
+    machine.collect(15, 0)  # three tokens and three quarters
+    for whole in (machine.level(0.0), machine.limit(0.0)):
+        assert (whole, type(whole)) == (1, int)
+
+
 def test_calls_at_one_hertz_do_not_stretch_the_life_of_a_deposit() -> None:
     machine = ratio(ratio=1.0, ttl=3.0)
     machine.collect(100, 0)
@@ -985,6 +992,18 @@ def test_a_child_knows_what_its_parent_learnt_of_the_dependency() -> None:
         machine.fail(BAD, 0.0)
     machine.after_fork(0.0)
     assert machine.level(0.0) == 0
+
+
+@each_family
+def test_a_child_has_granted_denied_and_got_back_nothing_yet(settings: BudgetSettings) -> None:
+    machine = machine_for(settings, 0.0)
+    machine.collect(1, 0)
+    assert withdrawals(machine, 0.0)
+    machine.refund(1, 0.0)
+    assert machine.granted
+    assert machine.denied
+    machine.after_fork(0.0)
+    assert (machine.granted, machine.denied, machine.refunded) == (0, 0, 0)
 
 
 def test_nothing_is_in_flight_in_a_child() -> None:

@@ -26,12 +26,13 @@ class _Asyncio:
         loop = asyncio.get_running_loop()
         bell: asyncio.Future[None] = loop.create_future()
         waiter.signal = lambda: _ring(loop, bell)
+        waiter.is_gone = loop.is_closed
         timer = None if seconds is None else loop.call_later(max(0.0, seconds), _answer, bell)
         try:
             if not waiter.woken:
                 await bell
         finally:
-            waiter.signal = None
+            waiter.signal = waiter.is_gone = None
             if timer is not None:
                 timer.cancel()
 

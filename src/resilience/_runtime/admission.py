@@ -113,7 +113,10 @@ class Admission(Policy):
         """Admit a call or refuse it at once; *hold* gets the token."""
         with self._lock:
             now = _clock.monotonic()
-            if (line := self._line_of(ask)) and line.bars(ask):  # nobody overtakes those who wait
+            line = self._line_of(ask)
+            if line:  # who would keep everybody out for ever
+                line.forget_first_if_gone()
+            if line and line.bars(ask):  # nobody overtakes those who wait
                 return Refusal(self._wait_for(now, ask, line.permits))
             hold.token = decision = self._admit(now, ask)
             self.counts.acquired += not isinstance(decision, Refusal)
@@ -141,8 +144,10 @@ class Admission(Policy):
                 known = self._wait_for(now, ask, line.permits)
                 if known is not None and now + known > give_up:
                     return Refusal(known)
-                if limit is not None and len(line) >= limit and not line.make_room(waiter):
-                    return Refusal(known)
+                if limit is not None and len(line) >= limit:
+                    line.forget_gone()
+                    if len(line) >= limit and not line.make_room(waiter):
+                        return Refusal(known)
                 line.join(waiter)
             ending = "cancelled"
             while True:

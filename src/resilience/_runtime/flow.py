@@ -118,15 +118,18 @@ class Waiter:
     Attributes:
         woken: Whether somebody called since the last look; the one who waits clears it.
         permits: How many permits it waits for.
+        is_gone: Tells whether its event loop is closed, so that it will never look again; None where that
+            cannot happen.
 
     """
 
-    __slots__ = ("permits", "signal", "woken")
+    __slots__ = ("is_gone", "permits", "signal", "woken")
 
     def __init__(self, permits: int = 1) -> None:
         self.woken = False
         self.permits = permits
         self.signal: Callable[[], None] | None = None
+        self.is_gone: Callable[[], bool] | None = None
 
     def wake(self) -> bool:
         """Wake it; False if its event loop is closed, so that nobody will ever listen."""

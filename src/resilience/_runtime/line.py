@@ -57,6 +57,16 @@ class Line:
             self._remove(waiter)
             self.wake_first()
 
+    def forget_first_if_gone(self) -> None:
+        """Go on to the next one if the event loop of the first in line is closed."""
+        if self._waiters and _is_gone(next(iter(self._waiters))):
+            self.wake_first()
+
+    def forget_gone(self) -> None:
+        """Take everybody out whose event loop is closed."""
+        for waiter in [each for each in self._waiters if _is_gone(each)]:
+            self._remove(waiter)
+
     def wake_first(self) -> None:
         """Let the first in line look again. One whose event loop is closed counts as gone."""
         while self._waiters:
@@ -78,3 +88,7 @@ class Line:
 
     def _remove(self, waiter: Waiter) -> None:
         self.permits -= self._waiters.pop(waiter, 0)
+
+
+def _is_gone(waiter: Waiter) -> bool:
+    return waiter.is_gone is not None and waiter.is_gone()

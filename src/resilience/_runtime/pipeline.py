@@ -12,7 +12,7 @@ from resilience._runtime.flow import Call, Flow, Inner, leaf
 from resilience._runtime.hot import Hot, epoch
 from resilience._runtime.policy import Binding, Policy, Step, inherited_problems, nest
 from resilience.errors import ConfigError, ConfigWarning, Problem
-from resilience.events import emit
+from resilience.events import emit, held_back
 from resilience.outcome import CallContext, Classifier, ErrorMatch, errors_in
 
 P = ParamSpec("P")
@@ -188,7 +188,7 @@ class Pipeline(Policy):
                 )
             if problems:
                 raise ConfigError(f"Pipeline {self.name!r}", problems)
-            with self._lock:
+            with held_back(), self._lock:
                 self._swap(policies)
                 if on is not None or classify is not None:
                     self._classify = classify if on is None else errors_in(on)
@@ -211,7 +211,7 @@ class Pipeline(Policy):
             for policy, settings, classify in before:
                 if policy.settings is not settings:
                     policy._configure(settings)
-                    policy._classify = classify
+                policy._classify, policy._flow = classify, None
             raise
         self._policies = tuple(taken)
         self._adopt()
@@ -289,7 +289,7 @@ class Pipeline(Policy):
         return lines
 
     def _configure(self, settings: PipelineSettings) -> None:
-        with self._lock:
+        with held_back(), self._lock:
             self._swap(settings.policies)
 
     def _after_fork(self) -> None:

@@ -9,6 +9,7 @@ from resilience._runtime import fork, wrap
 from resilience._runtime.flow import Call, Flow, Inner
 from resilience._runtime.policy import Binding, Policy, Step, Traits, all_right
 from resilience.errors import ConfigError, Problem
+from resilience.events import held_back
 from resilience.keyed._arguments import Arguments, no_key, takes
 from resilience.keyed._batch import Batch, make, sample
 from resilience.keyed._entry import Entry, Passage
@@ -249,7 +250,7 @@ class Keyed(Policy, Generic[Q]):
         if batch is None or batch.settings is not settings:
             batch = Batch[Q](settings)
         while True:
-            with self._lock:
+            with held_back(), self._lock:
                 entries = self._places.entries()
                 missing = [key for key in entries if key not in batch.made]
                 if not missing:

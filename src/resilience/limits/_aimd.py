@@ -111,6 +111,9 @@ class Aimd:
         self.window: Seconds | None = window
         self.cause = "start"
 
+    def __repr__(self) -> str:
+        return f"<Aimd limit={self.limit:g}>"
+
     def on_sample(self, sample: Sample) -> None:
         """Learn from the calls of one window."""
         self._steady = 0 if sample.drops else self._steady + sample.good
@@ -137,8 +140,10 @@ class Aimd:
 
     def _cut(self, sample: Sample) -> float:
         if self._cuts == 0:
-            self._ratio, self._before = sample.drop_ratio, self.limit
+            self._ratio, self._before = 0.0, self.limit
         self._cuts += 1
+        if self._cuts <= 2:  # the first window may be one that the trouble began in
+            self._ratio = max(self._ratio, sample.drop_ratio)
         self.cause = "drops"
         if self._patience is not None and self._cuts > self._patience and sample.drop_ratio < HOPELESS:
             if self._cuts == self._patience + 1:

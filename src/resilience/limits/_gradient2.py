@@ -119,6 +119,9 @@ class Gradient2:
         self.quantile = quantile
         self.cause = "start"
 
+    def __repr__(self) -> str:
+        return f"<Gradient2 limit={self.limit:g}>"
+
     def on_sample(self, sample: Sample) -> None:
         """Learn from the calls of one window."""
         limit, latency = self.limit, sample.latency

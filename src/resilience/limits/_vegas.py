@@ -117,6 +117,9 @@ class Vegas:
         self.quantile = quantile
         self.cause = "start"
 
+    def __repr__(self) -> str:
+        return f"<Vegas limit={self.limit:g}>"
+
     def on_sample(self, sample: Sample) -> None:
         """Learn from the calls of one window."""
         latency = sample.latency  # 0 if the clock is too coarse for it, which says as little as None
