@@ -60,7 +60,7 @@ def listen(listener: Listener) -> Callable[[], None]:
     return stop
 
 
-_held_back: ContextVar[list[Event] | None] = ContextVar("resilience.events.held_back", default=None)
+_held_back: ContextVar[list[Event] | None] = ContextVar("resilience.held_back", default=None)
 
 
 @contextmanager

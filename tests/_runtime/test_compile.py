@@ -154,6 +154,15 @@ def test_its_text_can_be_read_and_stands_in_tracebacks():
     assert compiling.source_of(fetch).startswith("def fetch(x):\n")
 
 
+def test_a_policy_shows_the_text():
+    pipeline = whole()
+    guarded = pipeline(plain)
+    assert pipeline.source(guarded) == compiling.source_of(guarded)
+    assert pipeline.source(Timeout(1.0)(plain)) == "# plain: no text; each call is driven step by step\n"
+    with pytest.raises(TypeError, match="takes a function that a policy has decorated"):
+        pipeline.source(plain)
+
+
 def test_its_text_goes_with_it():
     def fetch():
         return 1

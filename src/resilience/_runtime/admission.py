@@ -225,7 +225,7 @@ class Admission(Policy):
             self._wake_for(token)
         self._changed()
 
-    def wake_next(self) -> None:
+    def _wake_next(self) -> None:
         """Let the first in line look again: something was given back. For generated code."""
         with self._lock:
             self._line.wake_first()

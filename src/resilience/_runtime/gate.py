@@ -111,7 +111,7 @@ class Gate(Admission):
         else:
             self._take_back(hold, judge(ending, call.context), started, ending.retry_after)
 
-    def give_back_token(self, token: Any) -> None:
+    def _give_back_token(self, token: Any) -> None:
         """Release what generated code took, and no flow has taken over."""
         hold = Hold()
         hold.token = token

@@ -107,7 +107,7 @@ class Replay:
         """Give back what no gate has taken: the flow was interrupted before it came there."""
         while self.tokens:
             _, (gate, token) = self.tokens.popitem()
-            gate.give_back_token(token)
+            gate._give_back_token(token)
 
 
 def request(

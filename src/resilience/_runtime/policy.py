@@ -208,7 +208,7 @@ class Policy(ABC):
         """Return its success path as statements, where there is one at present."""
         return COLD
 
-    def give_back_token(self, token: Any) -> None:  # noqa: B027  # most hold nothing
+    def _give_back_token(self, token: Any) -> None:  # noqa: B027  # most hold nothing
         """Give back what generated code took, and no flow has taken over."""
 
     def judge(self, binding: Binding) -> "Judge":
@@ -246,6 +246,18 @@ class Policy(ABC):
         """Await ``fn(*args, **kwargs)`` once under this policy."""
         result: R = await wrap.acall(self, fn, args, kwargs)
         return result
+
+    def source(self, guarded: Callable[..., Any], /) -> str:
+        """
+        Return the text of the function that was generated for *guarded*, one that a policy has decorated.
+
+        Where calls are driven step by step instead, it says so. Read it to see what a call costs.
+
+        Raises:
+            TypeError: *guarded* is no function that a policy has decorated.
+
+        """
+        return wrap.source(guarded)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

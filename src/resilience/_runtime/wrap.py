@@ -57,6 +57,17 @@ def wrap(
     return functools.update_wrapper(guarded, fn, updated=notes)
 
 
+def source(guarded: Callable[..., Any]) -> str:
+    """Return what `Policy.source` returns."""
+    from resilience._runtime import compile  # noqa: A004, PLC0415  # it knows policies, which know this file
+
+    if not hasattr(guarded, "__wrapped__"):
+        msg = f"source() takes a function that a policy has decorated, got {guarded!r}"
+        raise TypeError(msg)
+    text = compile.source_of(guarded)
+    return text or f"# {guarded.__qualname__}: no text; each call is driven step by step\n"
+
+
 def call(policy: "Policy", fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call *fn* once under *policy*."""
     if is_async(fn):

@@ -17,7 +17,7 @@ def hot(policy: Policy, circuit: Circuit, counts: Counts) -> Hot:
         unless=("($cell := $circuit.cell) is None",),
         take=("$counts.acquired += 1",),
         undo=("$counts.acquired -= 1",),
-        good=(f"if {end}: $breaker.rotate({instant}, $cell)", "$cell.good += 1"),
+        good=(f"if {end}: $breaker._rotate({instant}, $cell)", "$cell.good += 1"),
         let_go=("$circuit.cancelled += 1",),
         token="$cell",  # noqa: S106  # no secret
         reads_now=not counts_calls,

@@ -245,7 +245,7 @@ class CircuitBreaker(Gate):
         """Return what a call through a closed circuit runs."""
         return hot(self, self._circuit, self.counts)
 
-    def rotate(self, now: Seconds, cell: Cell) -> None:
+    def _rotate(self, now: Seconds, cell: Cell) -> None:
         """Get ready for one good result, which generated code is about to count in *cell*."""
         with self._lock:
             self._circuit.rotate(now, cell, self._random.random())

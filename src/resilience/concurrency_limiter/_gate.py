@@ -156,7 +156,7 @@ class LimitGate(Gate):
 
     # Learning
 
-    def take_sample(self) -> None:
+    def _take_sample(self) -> None:
         """Let the limit learn, if a window is over. Generated code calls it when a call has ended well."""
         if _clock.monotonic() < self._bulkhead.window_end or self._learning_from is not None:
             return
@@ -176,7 +176,7 @@ class LimitGate(Gate):
     def _changed(self) -> None:
         if self._has_ended:
             self._has_ended = False
-            self.take_sample()
+            self._take_sample()
 
     def _learn(self, source: Limit, sample: Sample) -> None:
         # Outside the lock, because the limit may be a user's.

@@ -15,13 +15,13 @@ def hot(policy: Policy, bulkhead: Bulkhead, line: Line, counts: Counts) -> Hot:
     names = {
         "limiter": policy, "bulkhead": bulkhead, "waiters": line.waiters, "counts": counts, "Slot": Slot,
     }  # fmt: skip
-    wake = "if $waiters: $limiter.wake_next()"
+    wake = "if $waiters: $limiter._wake_next()"
     sampled = (
         "$cell.good += 1",
         "$took = now - began",
         "$cell.seconds += $took",
         "if $took < $cell.shortest: $cell.shortest = $took",
-        "if now >= $bulkhead.window_end: $limiter.take_sample()",
+        "if now >= $bulkhead.window_end: $limiter._take_sample()",
     )
     return Hot(
         names=names,

@@ -20,8 +20,8 @@ def hot(policy: Policy, gcra: Gcra, line: Line, counts: Counts) -> Hot:
         ),
         refused="$s - $t > $gcra.room",
         taken=("$counts.acquired += 1",),
-        undo=("$limiter.give_back_token($gcra.permit($x))", "$counts.acquired -= 1"),
-        let_go=("$limiter.give_back_token($gcra.permit($x))",),
+        undo=("$limiter._give_back_token($gcra.permit($x))", "$counts.acquired -= 1"),
+        let_go=("$limiter._give_back_token($gcra.permit($x))",),
         token="$gcra.permit($x)",  # noqa: S106  # no secret
         reads_began=True,
     )

@@ -1,0 +1,156 @@
+"""The machines at the ends of their rules: a tie, a clock that goes back, a default, a generation."""
+
+import math
+
+import pytest
+
+from resilience._core.gcra import TIE
+from resilience.outcome import Verdict
+from resilience.rate_limiter._adaptive import STALE, AdaptiveGcra, Change
+from resilience.rate_limiter._machine import make_machine
+from resilience.rate_limiter._settings import RateLimiterSettings
+from resilience.rates import Aimd, Fixed
+
+ALGORITHMS = ["gcra", "sliding_window", "fixed_window"]
+
+
+def settings(algorithm="gcra", **changes):
+    return RateLimiterSettings(algorithm=algorithm, **changes)
+
+
+def make(algorithm="gcra", now=0.0, **changes):
+    return make_machine(settings(algorithm, **changes), now)
+
+
+def adaptive(source, now=0.0):
+    return AdaptiveGcra(RateLimiterSettings(rate=source), now)
+
+
+def approx(seconds):
+    return pytest.approx(seconds, abs=1e-6)
+
+
+# --- what holds for all three ---
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_one_permit_is_asked_for_unless_more_are(algorithm):
+    machine = make(algorithm, rate=3)
+    assert machine.admit(0.0).n == 1
+    assert machine.reserve(0.0).n == 1
+    assert machine.wait_for(0.0) == 0.0  # the third, and there is no fourth
+    assert machine.wait_for(0.0, 2) > 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_can_be_had_at_the_latest_instant_seen_does_not_wait_if_the_clock_goes_back(algorithm):
+    machine = make(algorithm, rate=4)
+    machine.remaining(10.0)
+    assert machine.reset_after(9.0) == 0.0
+    assert machine.wait_for(9.0) == 0.0
+    assert [machine.reserve(9.0).wait for _ in range(4)] == [0.0] * 4
+
+
+@pytest.mark.parametrize("algorithm", ["gcra", "fixed_window"])
+def test_no_change_of_the_burst_and_no_fork_brings_an_earlier_permit_to_life_again(algorithm):
+    machine = make(algorithm, rate=4)
+    generations = [machine.generation]
+    permits = [machine.admit(0.0)]
+    for burst in (5, 6, 7):
+        machine.configure(settings(algorithm, rate=burst), 0.0)
+        generations.append(machine.generation)
+        permits.append(machine.admit(0.0) or machine.reserve(0.0))
+    machine.after_fork(0.0)
+    generations.append(machine.generation)
+    assert len(set(generations)) == 5
+    before = machine.remaining(0.0)
+    for permit in permits:
+        machine.release(permit, 0.0)
+    assert machine.remaining(0.0) == before
+
+
+# --- GCRA ---
+
+
+def test_a_shortfall_of_just_a_tie_counts_as_none():
+    machine = make(rate=1, burst=1)
+    machine.admit(0.0)
+    assert machine.reset_after(1 - TIE) == 0.0
+    assert machine.wait_for(1 - TIE) == 0.0
+    assert machine.reserve(0.5).wait == 0.0  # at the latest instant seen
+
+
+def test_while_a_reservation_waits_only_the_last_permit_can_be_given_back():
+    machine = make(rate=1, burst=4)
+    *_, fourth, reserved = (machine.reserve(0.0) for _ in range(5))
+    assert reserved.wait == approx(1.0)
+    machine.release(fourth, 0.5)  # the reservation is half a permit away
+    assert machine.wait_for(0.5) == approx(1.5)
+
+
+def test_once_no_reservation_waits_any_permit_can_be_given_back():
+    machine = make(rate=1, burst=4)
+    *_, fourth, _ = (machine.reserve(0.0) for _ in range(5))
+    machine.release(fourth, 1 - TIE)  # the reservation is but a tie away, which counts as nothing
+    assert machine.remaining(1 - TIE) == 1
+
+
+# --- windows ---
+
+
+def test_a_sliding_window_is_over_when_its_last_permit_is_forgotten():
+    machine = make("sliding_window", rate=4)
+    for now in (0.0, 0.25, 0.5):
+        machine.admit(now)
+    assert machine.reset_after(0.5) == approx(1.0)
+    assert machine.reset_after(0.75) == approx(0.75)
+
+
+# --- a rate that changes ---
+
+
+def test_a_reservation_at_the_very_end_of_the_window_makes_a_sample_due():
+    machine = adaptive(Aimd(start=10))
+    machine.reserve(math.nextafter(1.0, 0.0))
+    assert not machine.is_due
+    machine.reserve(1.0)
+    assert machine.is_due
+
+
+def test_all_permits_of_a_reservation_are_measured_when_they_are_given_out():
+    machine = adaptive(Fixed(10))
+    assert machine.reserve(0.5).n == 1
+    machine.reserve(0.5, 6)
+    sample = machine.take_sample(1.0)
+    assert sample.sent == pytest.approx(0.8 * 7)  # the weight of the latest bucket
+    later = adaptive(Fixed(10), 100.0)
+    later.reserve(100.0, 2)
+    assert later.watch.meter.began == 100.0
+    later.reserve(103.0, 2)
+    assert later.watch.meter.began == 103.0
+
+
+def test_settings_with_another_rate_go_on_at_that_one_and_say_so():
+    first, second = Fixed(10), Fixed(20)
+    machine = adaptive(first)
+    machine.configure(RateLimiterSettings(rate=second), 0.0)
+    assert machine.source is second
+    assert machine.take_changes() == [Change(10.0, 20.0, "reconfigured")]
+    machine.configure(RateLimiterSettings(rate=second), 0.0)
+    assert machine.take_changes() == []
+
+
+def test_what_was_learnt_is_worth_keeping_for_ten_minutes_without_a_call():
+    machine = adaptive(Aimd(start=10), 1e6)
+    machine.admit(1e6)
+    machine.learn(5.0, 1.0, 1e6, "throttled")
+    for seconds, is_idle in ((60.0, False), (STALE - 1, False), (STALE, True), (STALE + 1, True)):
+        assert machine.is_idle(1e6 + seconds) is is_idle
+
+
+def test_a_call_that_was_ignored_gives_its_permit_back_and_was_not_sent():
+    machine = adaptive(Fixed(10))
+    permit = machine.admit(0.0, 3)
+    machine.settle(permit, Verdict.IGNORED, 0.0)
+    assert machine.remaining(0.0) == 10
+    assert machine.take_sample(1.0).sent == 0.0
