@@ -52,6 +52,10 @@ def test_it_admits_up_to_the_limit_and_refuses_without_knowing_until_when():
     assert bulkhead.acquired == 3
 
 
+def test_without_shares_no_place_is_anybodys_own():
+    assert not make(limit=2).has_own_room("live")
+
+
 def test_it_replays_the_vector_of_netflix():
     bulkhead = make(limit=10)
     slots = [slot for slot in (bulkhead.admit(0.0) for _ in range(10)) if slot]

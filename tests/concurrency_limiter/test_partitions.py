@@ -103,6 +103,7 @@ def test_new_shares_hold_from_then_on_and_calls_under_way_go_on():
         limit=machine.source, shares={"live": 0.5, "test": 0.2}, share_of=str
     )
     machine.configure(settings, terms_of(settings.make_limit()), 0.0)
+    assert machine.settings is settings
     assert guaranteed(machine) == {"live": 5, "test": 2}
     assert take(machine, "live") == take(machine, "batch") == []
     assert len(take(machine, "test", 3)) == 2

@@ -92,6 +92,11 @@ def test_who_matters_more_takes_the_place_of_the_last_of_those_who_matter_least(
     assert len(line) == 1
 
 
+@pytest.mark.parametrize("rank", range(5))
+def test_in_an_empty_line_nobody_makes_room(rank):
+    assert not line_of(machine_of()).make_room(Ticket(rank))
+
+
 def test_one_who_comes_into_a_long_line_wakes_whose_turn_it_is_now():
     """Else a free place would wait for one who sleeps."""
     machine = machine_of(order="adaptive_lifo")

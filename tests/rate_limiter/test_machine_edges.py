@@ -9,6 +9,7 @@ from resilience.outcome import Verdict
 from resilience.rate_limiter._adaptive import STALE, AdaptiveGcra, Change
 from resilience.rate_limiter._machine import make_machine
 from resilience.rate_limiter._settings import RateLimiterSettings
+from resilience.rate_limiter._windows import _exact
 from resilience.rates import Aimd, Fixed
 
 ALGORITHMS = ["gcra", "sliding_window", "fixed_window"]
@@ -77,7 +78,8 @@ def test_a_shortfall_of_just_a_tie_counts_as_none():
     machine.admit(0.0)
     assert machine.reset_after(1 - TIE) == 0.0
     assert machine.wait_for(1 - TIE) == 0.0
-    assert machine.reserve(0.5).wait == 0.0  # at the latest instant seen
+    assert machine.wait_for(0.5) == 0.0  # it counts from the latest instant seen
+    assert machine.reserve(0.5).wait == 0.0
 
 
 def test_while_a_reservation_waits_only_the_last_permit_can_be_given_back():
@@ -154,3 +156,147 @@ def test_a_call_that_was_ignored_gives_its_permit_back_and_was_not_sent():
     machine.settle(permit, Verdict.IGNORED, 0.0)
     assert machine.remaining(0.0) == 10
     assert machine.take_sample(1.0).sent == 0.0
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda machine: machine.admit(1.0),
+        lambda machine: machine.reserve(1.0),
+        lambda machine: machine.wait_for(1.0),
+        lambda machine: machine.settle(machine.permit(0.0), Verdict.GOOD, 1.0),
+        lambda machine: machine.throttled(1.0, -math.inf, None),
+    ],
+    ids=["admit", "reserve", "wait_for", "settle", "throttled"],
+)
+def test_whatever_happens_at_the_very_end_of_the_window_makes_a_sample_due(step):
+    machine = adaptive(Aimd(start=10))
+    assert machine.is_due is False
+    step(machine)
+    assert machine.is_due is True
+    assert machine.take_sample(1.0) is not None
+    assert machine.is_due is False
+
+
+def test_a_throttled_call_makes_a_sample_due_at_once():
+    machine = adaptive(Aimd(start=10))
+    machine.throttled(0.1, 0.05, None)
+    assert machine.is_due is True
+
+
+def test_all_good_calls_and_all_permits_are_in_the_sample():
+    machine = adaptive(Aimd(start=10))
+    permits = [machine.admit(0.5, n) for n in (1, 2, 4)]
+    for permit in permits:
+        machine.settle(permit, Verdict.GOOD, 0.6)
+    sample = machine.take_sample(1.0)
+    assert (sample.good, sample.sent) == (3, pytest.approx(0.8 * 7))
+
+
+def test_one_permit_is_waited_for_unless_more_are_at_a_rate_that_changes():
+    machine = adaptive(Fixed(10))
+    machine.admit(0.0, 9)
+    assert machine.wait_for(0.0) == 0.0
+    assert machine.wait_for(0.0, 2) == approx(0.1)
+
+
+def test_a_change_of_the_rate_is_told_with_its_cause():
+    machine = adaptive(Fixed(10))
+    machine.pin(5.0, 0.0)
+    assert machine.is_due is True
+    assert machine.take_changes() == [Change(10.0, 5.0, "pinned")]
+    machine.pin(None, 0.0)
+    assert machine.take_changes() == [Change(5.0, 10.0, "unpinned")]
+    machine.learn(20.0, 1.0, 0.0, "good")
+    assert machine.take_changes() == [Change(10.0, 20.0, "good")]
+    machine.follow(0.0, None, None, 2, 1.0)
+    assert machine.take_changes() == [Change(20.0, 2.0, "server")]
+
+
+@pytest.mark.parametrize("window", [None, 0, -1.0, math.nan, math.inf, "1", True])
+def test_a_window_that_is_none_changes_nothing(window):
+    machine = adaptive(Fixed(10))
+    machine.learn(5.0, window, 0.5, "good")
+    assert (machine.watch.window, machine.watch.end, machine.limit) == (1.0, 1.0, 5.0)
+
+
+@pytest.mark.parametrize("rate", [None, 0, -1.0, math.nan, -math.inf, "5", True])
+def test_a_rate_that_is_none_changes_nothing(rate):
+    machine = adaptive(Fixed(10))
+    machine.learn(rate, 1.0, 0.5, "good")
+    assert machine.limit == 10.0
+    assert machine.take_changes() == []
+
+
+@pytest.mark.parametrize("rate", [0.5, 1, 20.0, math.inf])
+def test_every_other_rate_is_taken(rate):
+    machine = adaptive(Fixed(10))
+    machine.learn(rate, 1.0, 0.5, "good")
+    assert machine.limit == rate
+
+
+def test_another_window_begins_at_once_and_the_same_one_goes_on():
+    machine = adaptive(Fixed(10))
+    machine.watch.good = 7
+    machine.learn(10.0, 1.0, 0.5, "good")
+    assert (machine.watch.good, machine.watch.end) == (7, 1.0)
+    machine.learn(10.0, 0.25, 0.5, "good")
+    assert (machine.watch.window, machine.watch.good, machine.watch.end) == (0.25, 0, 0.75)
+    machine.admit(0.75)
+    assert machine.is_due
+
+
+@pytest.mark.parametrize(
+    "remaining, reset_after", [(5, 0.0), (None, 10.0), (5, None), (-1, 10.0), (math.nan, 10.0)]
+)
+def test_what_the_server_does_not_say_in_full_takes_nothing_that_was_saved_up(remaining, reset_after):
+    machine = adaptive(Fixed(10))
+    machine.follow(0.0, remaining, reset_after, None, None)
+    assert machine.remaining(0.0) == 10
+
+
+def test_a_pinned_rate_keeps_what_was_saved_up_whatever_is_left():
+    machine = adaptive(Fixed(10))
+    machine.pin(10.0, 0.0)
+    machine.follow(0.0, 2, 10.0, None, None)
+    assert machine.remaining(0.0) == 10
+
+
+def test_one_request_left_may_be_made_at_once_and_none_left_may_not():
+    one, none = adaptive(Fixed(10)), adaptive(Fixed(10))
+    one.follow(0.0, 1, 10.0, None, None)
+    none.follow(0.0, 0.5, 10.0, None, None)
+    assert one.admit(0.0)
+    assert none.admit(0.0).retry_after == approx(10.0)
+
+
+def test_a_pace_is_over_and_forgotten_at_its_very_end():
+    machine = adaptive(Fixed(10))
+    machine.follow(0.0, 5, 10.0, None, None)
+    assert machine.limit == 0.5
+    machine.admit(10.0)
+    assert machine.limit == 10.0
+    assert machine.terms.is_empty
+
+
+# --- windows whose numbers are not round ---
+
+
+def test_a_reserved_window_is_open_from_the_very_end_of_the_one_before():
+    machine = make("fixed_window", rate=2)
+    machine.reserve(0.0, 2)
+    machine.reserve(0.0)
+    end = machine.end
+    assert machine.remaining(end) == 1
+    assert machine.end == approx(2.0)
+
+
+@pytest.mark.parametrize(
+    "now, due",
+    [(1.0, 3.0), (-85706.97016007802, -3.6915283609372604), (-2.932237649830366, 1.3885390633048602)],
+)
+def test_whoever_waits_as_told_does_not_come_early_and_no_later_than_rounding_asks(now, due):
+    seconds = _exact(due, now)
+    assert now + seconds >= due
+    assert seconds in {due - now, due - now + math.ulp(max(abs(now), due - now))}
+    assert seconds == due - now or now + (due - now) < due

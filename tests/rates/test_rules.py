@@ -201,6 +201,10 @@ def test_a_window_after_a_cut_the_next_one_is_due(make):
         (lambda: Aimd(start=11, ceiling=10), ["start"]),
         (lambda: Aimd(start=True, increase=0, decrease=0, window=None), ["decrease", "window", "start", "increase"]),
         (lambda: Aimd(floor="1", start="2"), ["floor", "start"]),
+        (lambda: Aimd(floor="1", start=2), ["floor"]),
+        (lambda: Aimd(ceiling="9", start=2), ["ceiling"]),
+        (lambda: Aimd(floor="1", start=0), ["floor", "start"]),
+        (lambda: Aimd(floor="1", start=0.5), ["floor"]),
         (lambda: Fixed(0), ["rate"]),
         (lambda: Fixed(math.inf), ["rate"]),
     ],
@@ -222,6 +226,7 @@ def test_settings_that_cannot_work_are_refused_all_at_once(make, wrong):
         (lambda: Cubic(scale=0), "Cubic: scale must be a finite number > 0, got 0"),
         (lambda: Cubic(headroom=1), "Cubic: headroom must be a finite number > 1, got 1"),
         (lambda: Aimd(decrease=0), "Aimd: decrease must be a number in (0, 1), got 0"),
+        (lambda: Aimd(floor=5, ceiling=4), "Aimd: ceiling must be a finite number >= floor or None, got 4"),
         (lambda: Aimd(start=0.1), "Aimd: start must be a finite number from floor to ceiling, got 0.1"),
         (lambda: Aimd(increase=0), "Aimd: increase must be a finite number > 0, got 0"),
     ],
@@ -230,6 +235,24 @@ def test_an_error_names_the_rate_the_setting_the_range_and_the_value(make, text)
     with pytest.raises(ConfigError) as caught:
         make()
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("by_default", "spelled_out"),
+    [
+        (Aimd(), Aimd(start=100, increase=1.0, decrease=0.5, floor=0.5, ceiling=None, window=1.0)),
+        (Cubic(), Cubic(decrease=0.7, scale=0.4, floor=0.5, ceiling=None, headroom=2.0, window=0.5)),
+    ],
+    ids=repr,
+)
+def test_the_defaults_are_the_documented_ones(by_default, spelled_out):
+    assert {name: getattr(by_default, name) for name in by_default.__slots__} == {
+        name: getattr(spelled_out, name) for name in spelled_out.__slots__
+    }
+
+
+def test_before_the_first_cut_the_curve_is_no_limit():
+    assert Cubic().curve(5.0) == math.inf
 
 
 @pytest.mark.parametrize("rate", [1e-9, 0.5, 1, 1e9])
@@ -271,6 +294,12 @@ def test_a_first_burst_is_seen_before_its_bucket_is_over():
         meter.add(0.1)
     assert meter.smoothed == 0.0
     assert meter.read(0.2) == 20.0
+
+
+def test_the_permit_that_ends_a_bucket_counts_in_it():
+    meter = Meter(1.0, 0.0)
+    meter.add(1.0, 5)
+    assert (meter.began, meter.smoothed) == (1.0, 0.8 * 5)
 
 
 def test_a_clock_that_stands_still_or_goes_back_only_adds_to_the_bucket():

@@ -38,8 +38,12 @@ def interrupt(use: Callable[[], object], times: int = 20, seconds: float = 1.0) 
         now = time.monotonic()
         return now < enough or (struck < times and now < too_long)
 
+    is_armed = False
+
     def strike(number: int, frame: object) -> None:
-        if goes_on():  # later ones would end the test run, in place of a call
+        nonlocal is_armed
+        if is_armed and goes_on():  # others would strike the test run, in place of a call
+            is_armed = False
             raise KeyboardInterrupt
 
     # The timer of this process's own CPU time: the other one belongs to the test runner's time limit.
@@ -50,11 +54,13 @@ def interrupt(use: Callable[[], object], times: int = 20, seconds: float = 1.0) 
                 # And again later: an interrupt in a finaliser is reported, and goes no further.
                 signal.setitimer(signal.ITIMER_VIRTUAL, 0.0003, 0.05)
                 while goes_on():
+                    is_armed = True
                     with suppress(ConnectionError, RejectedError):
                         use()
             except KeyboardInterrupt:
                 struck += 1
     finally:
+        is_armed = False
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
     assert struck >= times

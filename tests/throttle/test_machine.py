@@ -89,6 +89,11 @@ def test_the_share_is_what_is_asked_for_beyond_k_times_the_accepted(requests, ac
     assert rejection_probability(requests, accepts, k, cap=cap) == pytest.approx(p)
 
 
+def test_twice_what_is_accepted_may_be_asked_for_unless_told_otherwise():
+    assert rejection_probability(10, 5) == 0.0
+    assert rejection_probability(10, 4) == 2 / 11
+
+
 def test_a_padding_makes_the_share_smaller():
     assert rejection_probability(1, 0, padding=3.0) == 0.25
 
@@ -220,6 +225,21 @@ def test_an_ignored_and_a_cancelled_call_teach_nothing():
     scene.throttle.release(scene.admit(), scene.now, cancelled=True)
     assert scene.p() == before
     assert (scene.throttle.ignored, scene.throttle.cancelled, scene.throttle.good) == (1, 1, 0)
+
+
+def test_every_ignored_and_every_cancelled_call_is_counted():
+    scene = Scene()
+    for _ in range(3):
+        scene.call(IGNORED)
+    for _ in range(2):
+        scene.throttle.release(scene.admit(), scene.now, cancelled=True)
+    assert (scene.throttle.ignored, scene.throttle.cancelled) == (3, 2)
+
+
+def test_without_a_draw_a_call_is_refused_if_any_would_be():
+    scene = Scene()
+    scene.call(BAD)
+    assert scene.throttle.admit(scene.now) is NEVER
 
 
 def test_nothing_is_refused_before_the_minimum():
@@ -573,6 +593,14 @@ def test_the_cell_is_not_to_be_trusted_once_its_bucket_has_ended():
     assert scene.now >= scene.throttle.bucket_end
     assert scene.admit(0.0) is NEVER
     assert scene.throttle.cell is None
+
+
+def test_a_good_result_at_the_very_end_of_a_bucket_is_of_the_next():
+    scene = Scene(sampling_duration=5.0)
+    token = scene.admit()
+    end = scene.now = scene.throttle.bucket_end
+    scene.settle(token, GOOD)
+    assert scene.throttle.bucket_end > end
 
 
 def test_rotating_finds_out_that_good_results_have_left_the_window():
