@@ -18,7 +18,8 @@ LARGEST_STEP: Final[Ratio] = 0.05
 rounds, growing by one for each of them would outrun the cuts, of which there is one per window."""
 
 HEAVY: Final[Ratio] = 0.5
-"""Share of drops from which on a cut starts from what was in flight, where the limit was not reached."""
+"""Share of drops from which on a cut counts twice, and starts from what was in flight, where the limit was
+not reached: each of many small clients has room to spare when all of them together are too many."""
 
 HELPED: Final[Ratio] = 0.8
 """Cuts helped if the share of drops fell below this share of what it was."""
@@ -50,7 +51,8 @@ class Aimd:
         min_limit: Lowest limit, > 0. Default 0.5: one call at a time, and as much time without one, since
             even one call each of many small clients is too many.
         max_limit: Highest limit, >= 1. Default 200 (Netflix).
-        backoff: What a cut leaves of the limit, 0.5 <= b < 1. Default 0.8 (simulated: see "Defaults").
+        backoff: What a cut leaves of the limit, 0.5 <= b < 1; its square, where half of the calls are
+            dropped. Default 0.8 (simulated: see "Defaults").
         tolerance: Share of drops that is no congestion yet, 0 <= t < 1. Default 0.15: one endpoint of ten
             that hangs must not shut out the others.
         window: Seconds between changes, >= 0; 0 to change with every call. Default 1.0: one cut per
@@ -153,5 +155,5 @@ class Aimd:
                 self.cause = "cuts_in_vain"
                 return self._before
         if sample.drop_ratio >= HEAVY:
-            return min(self.limit, max(1, sample.peak)) * self._backoff
+            return min(self.limit, max(1, sample.peak)) * self._backoff**2
         return self.limit * self._backoff
