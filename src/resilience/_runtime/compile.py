@@ -32,7 +32,6 @@ from resilience.deadline import current_deadline, usage
 INDENT: Final = "    "
 
 _numbers = itertools.count(1)
-_code = functools.lru_cache(maxsize=256)(compile)
 
 
 def is_on() -> bool:
@@ -124,7 +123,7 @@ class Wrapper:
         lines = source.splitlines(keepends=True)
         linecache.cache[self._filename] = (len(source), None, lines, self._filename)
         found: dict[str, Any] = {}
-        exec(_code(source, self._filename, "exec"), self._namespace, found)  # noqa: S102  # it is our own text
+        exec(compile(source, self._filename, "exec"), self._namespace, found)  # noqa: S102  # it is our own text
         made: FunctionType = found[_function_name(self._name)]
         return made
 
