@@ -1,6 +1,7 @@
 """What every test shares: fixtures, and how hard Hypothesis tries."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -10,6 +11,10 @@ from resilience._pytest_plugin import recorded_events as recorded_events
 
 from .runtimes import async_runtime as async_runtime
 from .runtimes import runtime as runtime
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a script, a process ignores Ctrl-C, which some tests send to themselves.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine makes any example slow now and then, so no example has a time limit of its own.
 settings.register_profile("dev", max_examples=50, deadline=None)

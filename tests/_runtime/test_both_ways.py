@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resilience import (
@@ -192,6 +192,13 @@ def state(retry, breaker, limiter, places, budget):
 
 
 @given(settings, st.lists(steps, max_size=12))
+@example(
+    {
+        "breaker": {"consecutive_failures": 2}, "attempts": 3, "budget": "ratio", "burst": 50, "limit": 2,
+        "order": "retry first", "is_async": False,
+    },
+    [("call within a call", ["bad", "timeout"])],
+)  # fmt: skip
 def test_both_ways_everything_is_the_same(given_settings, schedule):
     generated = history(given_settings, schedule)
     with patch.object(compiling, "is_on", lambda: False):

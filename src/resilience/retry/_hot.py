@@ -10,15 +10,21 @@ def hot(policy: object, settings: RetrySettings, stops: object, budget: Budget |
     if budget is not None and not hasattr(budget, "counts_calls"):
         return None
     names: dict[str, object] = {"retry": policy, "stops": stops, "settings": settings}
-    good: tuple[str, ...] = ("$retry.calls += 1", '$stops["success"] += 1')
-    let_go: tuple[str, ...] = ("$retry.calls += 1", '$stops["cancelled"] += 1')
+    # Counted when the call begins: calls that it makes may be paid for by it.
+    take: tuple[str, ...] = ("$begun = $settings", "$retry.calls += 1")
+    undo: tuple[str, ...] = ("$retry.calls -= 1",)
+    good: tuple[str, ...] = ('$stops["success"] += 1',)
+    let_go: tuple[str, ...] = ('$stops["cancelled"] += 1',)
     if budget is not None:
         names["budget"] = budget
-        good += ("$budget.calls += 1", "$budget.good += 1")
-        let_go += ("$budget.deposit()", "$budget.finish(good=False)")
+        take += ("$budget.calls += 1",)
+        undo += ("$budget.calls -= 1",)
+        good += ("$budget.good += 1",)
+        let_go += ("$budget.finish(good=False)",)
     return Hot(
         names=names,
-        take=("$begun = $settings",),  # those that the call began with, whatever is set meanwhile
+        take=take,
+        undo=undo,
         good=good,
         let_go=let_go,
         token="$begun",  # noqa: S106  # no secret

@@ -143,12 +143,13 @@ class Retry(Policy):
 
         def step(call: Call, inner: Inner) -> Flow:
             replay = call.replay
-            # Those that the call began with, which may be others by now.
-            settings = self._settings if replay is None else replay.take(self) or self._settings
+            # Those that the call began with, which may be others by now; generated code has counted it then.
+            begun = None if replay is None else replay.take(self)
+            settings = begun or self._settings
             budget = self._budget(binding, settings)
             began = None if replay is None else replay.began
             progress = Progress(settings, self._random, self._durations, budget, began)
-            return self._attempts(judge, progress, budget, call, inner)
+            return self._attempts(judge, progress, budget, call, inner, is_counted=begun is not None)
 
         return step
 
@@ -161,12 +162,20 @@ class Retry(Policy):
         return budgets.named(binding.name) if isinstance(given, Inherited) else given
 
     def _attempts(
-        self, judge: Judge, progress: Progress, budget: Budget | None, call: Call, inner: Inner
+        self,
+        judge: Judge,
+        progress: Progress,
+        budget: Budget | None,
+        call: Call,
+        inner: Inner,
+        *,
+        is_counted: bool,
     ) -> Flow:
-        self.calls += 1
         reports = budget is not None and call.report_to(budget)
-        if budget is not None and reports:
-            budget.deposit()
+        if not is_counted:
+            self.calls += 1
+            if budget is not None and reports:
+                budget.deposit()
         reason: StopReason = "cancelled"
         attempt = call
         good = False
