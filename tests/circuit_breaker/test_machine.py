@@ -1774,6 +1774,29 @@ def test_a_snapshot_must_be_complete(key):
     assert key in [problem.setting for problem in caught.value.problems]
 
 
+def test_what_is_wrong_with_a_snapshot_is_said_setting_by_setting():
+    wrong = {"version": 2, "state": "ajar", "retry_after": -1, "attempt": -2, "ramp": "long", "extra": 7}
+    with pytest.raises(ConfigError) as caught:
+        Scene().circuit.restore(wrong, START)
+    assert [str(problem) for problem in caught.value.problems] == [
+        "version must be 1, got 2",
+        "state must be 'closed' or 'open', got 'ajar'",
+        "retry_after must be a finite number of seconds >= 0, got -1",
+        "attempt must be a whole number >= 0, got -2",
+        "ramp must be a finite number of seconds >= 0, got 'long'",
+        "extra must not be there, got 7",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        Scene().circuit.restore(
+            {"version": 1, "state": "open", "retry_after": 0, "attempt": 0, "ramp": 0}, START
+        )
+    (problem,) = caught.value.problems
+    assert str(problem) == "attempt must be 0 if closed and >= 1 if open, got 0"
+    with pytest.raises(ConfigError) as caught:
+        Scene().circuit.restore([1], START)
+    assert str(caught.value.problems[0]) == "snapshot must be a mapping, got [1]"
+
+
 @pytest.mark.parametrize("value", [None, [], "open", 1])
 def test_a_snapshot_must_be_a_mapping(value):
     with pytest.raises(ConfigError, match="must be a mapping"):
