@@ -4,8 +4,8 @@ What a limit that learns costs per call, beside a fixed one.
 Run it with ``python -m pytest benchmarks/test_limiters.py -s``. Figures are ratios of rounds that lie next to
 each other, so that a busy machine slows both.
 
-The bound is for calls that are driven step by step. In generated code a fixed limit is two statements and reads
-no clock, while one that learns reads it twice: those ratios are printed, not bounded.
+The bound is for calls that are driven step by step. In generated code a fixed limit is two statements and
+reads no clock, while one that learns reads it twice: those ratios are printed, not bounded.
 """
 
 import gc
@@ -78,9 +78,7 @@ def test_a_limit_that_learns_costs_at_most_half_as_much_again(name):
     while min(ratios) > MOST and len(ratios) < ATTEMPTS:
         ratios.append(ratio_of(LIMITS[name]()))
     generated = ratio_of(LIMITS[name](), is_generated=True)
-    print(
-        f"\n{name}: {min(ratios):.2f} times a fixed limit, of at most {MOST}; generated: {generated:.2f} times"
-    )
+    print(f"\n{name}: {min(ratios):.2f} times a fixed limit, of at most {MOST}; generated: {generated:.2f}")
     assert min(ratios) <= MOST
 
 
