@@ -3,8 +3,7 @@
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeAlias, TypeVar, cast
-from weakref import WeakSet
+from typing import Generic, TypeAlias, TypeVar, cast
 
 from resilience._core.check import is_finite
 from resilience.errors import DeadlineExceededError, RejectedError
@@ -139,10 +138,6 @@ def any_error_is_bad(outcome: Outcome[object], context: CallContext) -> Verdict:
     return Verdict.BAD if outcome.retry_after is None else Verdict.THROTTLED
 
 
-judges_errors_only: Final[WeakSet[Classifier]] = WeakSet()
-"""Classifiers that find every value GOOD, so that there is no need to ask them about one."""
-
-
 def errors_in(on: ErrorMatch) -> Classifier:
     """
     Make the classifier behind ``on=``: matching errors are bad, other errors are good.
@@ -152,24 +147,34 @@ def errors_in(on: ErrorMatch) -> Classifier:
     refusal by an inner policy counts only if its type, or a subclass of `RejectedError` above
     it, is named; a predicate is not asked about refusals.
     """
-    listed: tuple[type[Exception], ...] = ()
-    if isinstance(on, (tuple, type)):
-        listed = cast("tuple[type[Exception], ...]", on if isinstance(on, tuple) else (on,))
-    refusals = tuple(kind for kind in listed if issubclass(kind, RejectedError))
+    return ErrorsIn(on)
 
-    def matches(error: Exception) -> bool:
-        return isinstance(error, listed) if listed else bool(cast("Callable[[Exception], bool]", on)(error))
 
-    def classify(outcome: Outcome[object], context: CallContext) -> Verdict:
+class ErrorsIn:
+    """The classifier behind ``on=``. It finds every value good: there is no need to ask it about one."""
+
+    __slots__ = ("_listed", "_on", "_refusals")
+
+    def __init__(self, on: ErrorMatch) -> None:
+        self._on = on
+        self._listed: tuple[type[Exception], ...] = ()
+        if isinstance(on, (tuple, type)):
+            self._listed = cast("tuple[type[Exception], ...]", on if isinstance(on, tuple) else (on,))
+        self._refusals = tuple(kind for kind in self._listed if issubclass(kind, RejectedError))
+
+    def __call__(self, outcome: Outcome[object], context: CallContext) -> Verdict:
+        """Judge how a call ended."""
         error = outcome.error
         if isinstance(error, RejectedError):
-            return Verdict.BAD if isinstance(error, refusals) else Verdict.IGNORED
-        if error is None or not matches(error):
+            return Verdict.BAD if isinstance(error, self._refusals) else Verdict.IGNORED
+        if error is None or not self._matches(error):
             return Verdict.GOOD
         return any_error_is_bad(outcome, context)
 
-    judges_errors_only.add(classify)
-    return classify
+    def _matches(self, error: Exception) -> bool:
+        if self._listed:
+            return isinstance(error, self._listed)
+        return bool(cast("Callable[[Exception], bool]", self._on)(error))
 
 
 def bad_results(is_bad: Callable[[T], bool], on: ErrorMatch = Exception) -> Classifier:

@@ -25,11 +25,15 @@ from resilience import (
     RetryBudget,
     Timeout,
     Verdict,
+    _clock,
     deadline,
 )
 from resilience._runtime import compile as compiling
 from resilience.backoff import constant
+from resilience.concurrency_limiter._queue import Ticket
 from resilience.errors import DeadlineExceededError
+from resilience.limits import Aimd
+from resilience.testing import FakeClock
 
 pytestmark = pytest.mark.skipif(not compiling.is_on(), reason="nothing is generated here")
 
@@ -409,3 +413,115 @@ def test_eight_threads_lose_no_count_and_no_place():
     assert sum(retry.stops.values()) == retry.calls
     assert retry.stops["success"] == calls * threads * 49 // 50
     assert breaker._circuit.good == retry.stops["success"]
+
+
+# What happens meanwhile
+
+
+def test_one_who_joins_the_line_before_a_later_gate_refuses_is_woken():
+    first, second = ConcurrencyLimiter("first", limit=1), ConcurrencyLimiter("second", limit=1)
+    guarded = Pipeline(first, second)(lambda: 7)
+    late = Ticket(2)
+
+    class Joined:
+        """Places that are taken; somebody joins the line of the first limiter while they are looked at."""
+
+        inflight = 1
+
+        @property
+        def limit(self):
+            if late not in first._line:
+                first._line.join(late)
+                assert not late.woken
+            return 1
+
+    second._bulkhead.cell = Joined()
+    with pytest.raises(ConcurrencyLimitedError):
+        guarded()
+    assert late.woken
+    assert first.inflight == 0
+
+
+def test_one_in_line_is_woken_though_an_interrupt_strikes_right_after_the_call(monkeypatch):
+    limiter = ConcurrencyLimiter(limit=Aimd(initial=1))
+    late = Ticket(2)
+
+    def strike():
+        raise KeyboardInterrupt
+
+    def fetch():
+        limiter._line.join(late)
+        monkeypatch.setattr(_clock, "monotonic", strike)
+
+    with pytest.raises(KeyboardInterrupt):
+        limiter(fetch)()
+    monkeypatch.undo()
+    assert late.woken
+    assert limiter.inflight == 0
+
+
+def test_a_reload_that_fails_half_way_leaves_no_code_of_the_settings_that_were_taken_for_a_moment():
+    calls = []
+
+    class Stubborn(ConcurrencyLimiter):
+        def take_settings(self, other):
+            guarded(fails=False)  # generates code, with settings that are given back below
+            raise RuntimeError("not now")
+
+    pipeline = Pipeline("p", Retry(attempts=1, budget=None), Stubborn(limit=2))
+
+    @pipeline
+    def guarded(*, fails):
+        calls.append(fails)
+        if fails:
+            raise ConnectionError
+
+    with pytest.raises(RuntimeError, match="not now"):
+        pipeline.reload(Retry(attempts=3, backoff=constant(0.0), budget=None), Stubborn(limit=9))
+    assert is_hot(guarded)
+    with pytest.raises(ConnectionError):
+        guarded(fails=True)
+    assert calls.count(True) == 1
+
+
+def test_a_call_that_began_under_a_fixed_limit_does_not_mislead_one_that_learns():
+    samples = []
+
+    class Learning:
+        limit, window = 5, 0.0
+
+        def on_sample(self, sample):
+            samples.append(sample)
+
+    limiter = ConcurrencyLimiter(limit=5)
+
+    @limiter
+    def fetch():
+        limiter.reconfigure(limit=Learning())
+        raise TimeoutError
+
+    with FakeClock(), pytest.raises(TimeoutError):
+        fetch()
+    assert [sample.mean for sample in samples] == [0.0]
+
+
+def test_a_classifier_need_not_be_hashable():
+    class Judge:
+        __hash__ = None
+
+        def __call__(self, outcome, context):
+            return Verdict.GOOD
+
+    guarded = CircuitBreaker(classify=Judge())(lambda: 7)
+    assert compiling.source_of(guarded) is None
+    assert guarded() == 7
+
+
+def test_a_function_that_shows_another_signature_than_it_has_gets_what_it_was_given():
+    def fetch(*args, **kwargs):
+        return args, kwargs
+
+    fetch.__signature__ = inspect.signature(lambda x: x)
+    guarded = whole()(fetch)
+    assert compiling.source_of(guarded) is None
+    assert guarded(1, 2, y=3) == ((1, 2), {"y": 3})

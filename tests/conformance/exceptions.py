@@ -1,8 +1,8 @@
 """
 Where this package is deliberately not like the reference vectors: one table, with reasons.
 
-A whole algorithm is either *planned* or *not shipped*; its vectors are skipped, and as soon as it
-has an adapter its row here fails the tests. A single step *differs* where the reference does
+A whole algorithm may be *not shipped*; its vectors are skipped, and as soon as it has an adapter its row
+here fails the tests. A single step *differs* where the reference does
 something that is not to be copied; it is replayed all the same, must differ, and must do what the
 row says instead. A single key of all vectors of an algorithm is reported but not compared. Whatever
 is not in this table must hold.
@@ -17,7 +17,6 @@ from typing import Any
 class Kind(enum.Enum):
     """Why a vector does not hold."""
 
-    PLANNED = "planned"
     NOT_SHIPPED = "not shipped"
     DIFFERS = "differs"
 
@@ -40,11 +39,6 @@ class Exemption:
     kind: Kind
     reason: str
     ours: Mapping[str, Any] = field(default_factory=dict)
-
-
-def planned(reason: str, *algorithms: str) -> list[Exemption]:
-    """Return the rows of algorithms that come later."""
-    return [Exemption(algorithm, Kind.PLANNED, reason) for algorithm in algorithms]
 
 
 def not_shipped(reason: str, *algorithms: str) -> list[Exemption]:

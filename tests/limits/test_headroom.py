@@ -22,6 +22,7 @@ NOT_NUMBERS = [math.nan, math.inf, True, "5", None]
         ({"factor": 2}, 100, 200),
         ({"factor": 5, "decay": 1}, 1, 5),
         ({"factor": 5, "decay": 1}, 10, 40),
+        ({"factor": 5, "decay": 1}, 100, 300),
         ({"factor": 5, "decay": 1}, 1000, 2000),
         ({"factor": 5, "decay": 2}, 10_000, 12_000),
         ({"factor": 5, "decay": 2, "least": 3}, 1000, 3000),
@@ -30,6 +31,7 @@ NOT_NUMBERS = [math.nan, math.inf, True, "5", None]
     ],
 )
 def test_the_factor_shrinks_with_each_power_of_ten_down_to_the_least(settings, inflight, most):
+    """limiter-4 (failsafe-go)."""
     assert Headroom(**settings).most(inflight) == pytest.approx(most)
 
 
@@ -49,6 +51,7 @@ def test_a_window_without_calls_in_flight_counts_as_one_call():
 
 
 def test_ten_windows_are_looked_back_upon():
+    """limiter-4 (failsafe-go)."""
     peaks = Peaks(Headroom())
     assert peaks.most(10) == 50
     assert [peaks.most(1) for _ in range(10)] == [50] * 9 + [5]

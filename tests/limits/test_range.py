@@ -107,3 +107,8 @@ def test_headroom_is_a_headroom_or_none(limit, value):
 def test_smoothing_is_a_weight(limit, value):
     assert refused(limit, smoothing=value) == ["smoothing"]
     assert limit(smoothing=1)._smoothing == 1
+
+
+@pytest.mark.parametrize("limit", [Aimd(), Vegas(initial=10), Gradient2(initial=10)])
+def test_a_limit_shows_where_it_is(limit):
+    assert repr(limit) == f"<{type(limit).__name__} limit=10>"

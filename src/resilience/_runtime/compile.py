@@ -44,7 +44,8 @@ def compiled(
     policy: Policy, fn: Callable[..., Any], name: str, slow: Callable[..., Any], *, is_async: bool
 ) -> Callable[..., Any] | None:
     """Return a generated function that does as *slow* does, or None where none can be made."""
-    if not is_on():
+    # What says of itself that it takes other arguments than it does cannot be written out.
+    if not is_on() or hasattr(fn, "__signature__") or policy.hots(Binding(name)) is None:
         return None
     try:
         signature = inspect.signature(fn, follow_wrapped=False)
@@ -53,8 +54,7 @@ def compiled(
     parameters = list(signature.parameters.values())
     if any(_is_reserved(each.name) for each in parameters):
         return None
-    wrapper = Wrapper(policy, fn, name, slow, parameters, is_async=is_async)
-    return wrapper.guarded if wrapper.is_hot else None
+    return Wrapper(policy, fn, name, slow, parameters, is_async=is_async).guarded
 
 
 def source_of(guarded: Callable[..., Any]) -> str | None:
@@ -70,8 +70,8 @@ class Wrapper:
     One function that is guarded, and what is needed to generate it anew when something has changed.
 
     Attributes:
-        guarded: The function. It stays the same object; its code is replaced.
-        is_hot: Whether its code has the success path; otherwise every call goes the slow way.
+        guarded: The function. It stays the same object; its code is replaced. While a policy has no
+            success path to write out, every call goes the slow way.
 
     """
 
@@ -105,7 +105,6 @@ class Wrapper:
             "slow": slow,
             **{f"default_{each.name}": each.default for each in parameters},
         }
-        self.is_hot = False
         self.guarded = self._made()
         self._namespace["guarded"] = self.guarded
         weakref.finalize(self.guarded, linecache.cache.pop, self._filename, None)
@@ -117,7 +116,6 @@ class Wrapper:
     def _made(self) -> FunctionType:
         made_in = epoch.n  # first: what changes from here on ends this epoch
         hots = self._policy.hots(Binding(self._name))
-        self.is_hot = hots is not None
         source, names = self._written(hots)
         self._namespace.update(names, made_in=made_in)
         lines = source.splitlines(keepends=True)
@@ -137,9 +135,12 @@ class Wrapper:
             parts.append(part)
         head = "async def" if self._is_async else "def"
         lines = [f"{head} {_function_name(self._name)}({_declared(self._parameters)}):"]
-        passed = _passed(self._parameters)
-        body = _slow(passed, self._is_async) if hots is None else _body(parts, passed, self._is_async)
-        lines += [INDENT + line for line in body]
+        body = _renewal(_passed(self._parameters), self._is_async)
+        if hots is None:
+            body.append(_slow(_passed(self._parameters), self._is_async))
+        else:
+            body += _body(parts, self._parameters, self._is_async)
+        lines += _indented(body)
         return "\n".join(lines) + "\n", names
 
 
@@ -147,7 +148,7 @@ class Part:
     """The statements of one policy, with the names of one function."""
 
     def __init__(self, policy: Policy, hot: Hot, serial: int) -> None:
-        self._names = _Names(f"_{serial}", hot.names)
+        self._names = _Names(f"_{serial}")
         self.policy_name = f"policy_{serial}"
         self.objects: dict[str, object] = {self.policy_name: policy}
         self.objects |= {self._names[name]: value for name, value in hot.names.items()}
@@ -161,32 +162,34 @@ class Part:
 
 
 class _Names(dict[str, str]):
-    """Every name with the policy's own ending, but for what is the same for all."""
+    """Every name with the policy's own ending."""
 
-    def __init__(self, ending: str, objects: Iterable[str]) -> None:
+    def __init__(self, ending: str) -> None:
         super().__init__()
         self._ending = ending
-        for name in objects:
-            self[name] = name + ending
 
     def __missing__(self, name: str) -> str:
         return name + self._ending
 
 
-def _body(parts: list[Part], passed: str, is_async: bool) -> list[str]:
+def _renewal(passed: str, is_async: bool) -> list[str]:
     awaited = "await " if is_async else ""
-    slow = f"return {awaited}slow({passed})"
+    return ["if epoch.n != made_in:", f"{INDENT}renew()", f"{INDENT}return {awaited}guarded({passed})"]
+
+
+def _slow(passed: str, is_async: bool) -> str:
+    return f"return {'await ' if is_async else ''}slow({passed})"
+
+
+def _body(parts: list[Part], parameters: list[inspect.Parameter], is_async: bool) -> list[str]:
+    awaited = "await " if is_async else ""
+    passed = _passed(parameters)
+    slow = _slow(passed, is_async)
     release = [line for part in reversed(parts) for line in part.texts(part.hot.release)]
     let_go = [*release, *(line for part in reversed(parts) for line in part.texts(part.hot.let_go))]
     reads_began = any(part.hot.reads_began for part in parts)
     reads_now = any(part.hot.reads_now for part in parts)
-    body = [
-        "if epoch.n != made_in:",
-        f"{INDENT}renew()",
-        f"{INDENT}return {awaited}guarded({passed})",
-        "if deadlines.used and deadline_in_force() is not None:",
-        INDENT + slow,
-    ]
+    body = ["if deadlines.used and deadline_in_force() is not None:", INDENT + slow]
     for part in parts:
         for condition in part.texts(part.hot.unless):
             body += [f"if {condition}:", INDENT + slow]
@@ -222,7 +225,7 @@ def _body(parts: list[Part], passed: str, is_async: bool) -> list[str]:
         "replay = None",
         "try:",
         f"{INDENT}replay = Replay(failure, {began}, [{tokens}])",
-        f"{INDENT}return {awaited}replayed(replay, {_as_arguments(passed)})",
+        f"{INDENT}return {awaited}replayed(replay, {_as_arguments(parameters)})",
         "finally:",
         f"{INDENT}del failure",  # no cycle: frame -> error -> traceback -> frame
         f"{INDENT}if replay is not None:",
@@ -235,16 +238,6 @@ def _body(parts: list[Part], passed: str, is_async: bool) -> list[str]:
 
 def _indented(lines: Iterable[str]) -> list[str]:
     return [INDENT + line for line in lines]
-
-
-def _slow(passed: str, is_async: bool) -> list[str]:
-    awaited = "await " if is_async else ""
-    return [
-        "if epoch.n != made_in:",
-        f"{INDENT}renew()",
-        f"{INDENT}return {awaited}guarded({passed})",
-        f"return {awaited}slow({passed})",
-    ]
 
 
 def _replayed(flow: Inner, fn: Callable[..., Any], replay: Replay, args: Any, kwargs: Any) -> Any:
@@ -296,12 +289,11 @@ def _passed(parameters: list[inspect.Parameter]) -> str:
     )
 
 
-def _as_arguments(passed: str) -> str:
+def _as_arguments(parameters: list[inspect.Parameter]) -> str:
     """Return expressions for a tuple of the positional and a dict of the keyword arguments."""
-    texts = passed.split(", ") if passed else []
-    positional = [text for text in texts if not text.startswith("**") and "=" not in text]
-    keywords = [text for text in texts if text not in positional]
-    return f"({''.join(text + ', ' for text in positional).rstrip()}), dict({', '.join(keywords)})"
+    keywords = [each for each in parameters if each.kind in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
+    positional = [each for each in parameters if each not in keywords]
+    return f"({_passed(positional)}{',' if positional else ''}), dict({_passed(keywords)})"
 
 
 _STARS: Final[dict[object, str]] = {

@@ -1,6 +1,5 @@
 """What every gate is: it admits a call or refuses it, and learns from how the call ended."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from resilience import _clock
@@ -8,12 +7,12 @@ from resilience._core.permit import Refusal
 from resilience._runtime.admission import Acquiring, Admission, Ask, Decision
 from resilience._runtime.flow import Call, Flow, Inner
 from resilience._runtime.permit import Guard, Hold, Permit, Rejection
-from resilience._runtime.policy import Binding, Judge, Step, all_right
+from resilience._runtime.policy import Binding, Judge, Step
 from resilience.errors import DeadlineExceededError, RejectedError
 from resilience.outcome import Outcome, Verdict
 from resilience.typing import Seconds
 
-__all__ = ["Acquiring", "Ask", "Decision", "Gate", "gate_settings"]
+__all__ = ["Acquiring", "Ask", "Decision", "Gate"]
 
 S = TypeVar("S")
 
@@ -119,16 +118,3 @@ class Gate(Admission):
 
     def _refused(self, refusal: Refusal) -> RejectedError:
         return self.error(self.name, refusal.retry_after)
-
-
-def gate_settings(
-    name: object, make: Callable[[], S], *, first: str, on: object = None, classify: object = None
-) -> S:
-    """
-    Make a gate's settings with *make*, as `all_right` does, which says what the arguments are.
-
-    Raises:
-        ConfigError: What is wrong with the settings, and with what every policy takes, in one list.
-
-    """
-    return all_right(name, make, first=first, on=on, classify=classify)

@@ -50,10 +50,6 @@ class Hot:
     reads_now: bool = False
 
 
-COLD: Final = None
-"""What a policy answers that has no such statements, so that its calls are driven as flows."""
-
-
 class Epoch:
     """
     Counts changes of what generated code was made from: settings, policies, budgets, a fork.

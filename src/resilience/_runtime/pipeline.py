@@ -212,6 +212,7 @@ class Pipeline(Policy):
                 if policy.settings is not settings:
                     policy._configure(settings)
                 policy._classify, policy._flow = classify, None
+            epoch.end()  # code may have been generated from what was taken for a moment
             raise
         self._policies = tuple(taken)
         self._adopt()

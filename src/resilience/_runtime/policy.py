@@ -11,18 +11,18 @@ from resilience._runtime.arguments import inherited_problems as inherited_proble
 from resilience._runtime.arguments import name_problems as name_problems
 from resilience._runtime.describe import explained
 from resilience._runtime.flow import Call, Flow, Inner, leaf
-from resilience._runtime.hot import COLD, Hot, epoch
+from resilience._runtime.hot import Hot, epoch
 from resilience.errors import ConfigError, Problem
 from resilience.outcome import (
     CallContext,
     Classifier,
     ErrorMatch,
+    ErrorsIn,
     Outcome,
     Verdict,
     any_error_is_bad,
     errors_in,
     hint,
-    judges_errors_only,
 )
 from resilience.typing import Seconds
 
@@ -199,14 +199,14 @@ class Policy(ABC):
         None if there are none, or if somebody wants to judge values: then calls are driven as flows.
         """
         classify = self._classify or binding.classify
-        if classify is not None and classify not in judges_errors_only:
+        if classify is not None and not isinstance(classify, ErrorsIn):
             return None
         hot = self.hot(binding)
         return None if hot is None else [(self, hot)]
 
     def hot(self, binding: Binding) -> Hot | None:  # noqa: ARG002  # most have none
         """Return its success path as statements, where there is one at present."""
-        return COLD
+        return None
 
     def _give_back_token(self, token: Any) -> None:  # noqa: B027  # most hold nothing
         """Give back what generated code took, and no flow has taken over."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from resilience import _clock
 from resilience._core.window import Cell
-from resilience._runtime.gate import Ask, Decision, Gate, gate_settings
+from resilience._runtime.gate import Ask, Decision, Gate
 from resilience._runtime.hot import Hot
-from resilience._runtime.policy import Binding, Traits
+from resilience._runtime.policy import Binding, Traits, all_right
 from resilience.circuit_breaker._hot import hot
 from resilience.circuit_breaker._machine import Circuit
 from resilience.circuit_breaker._order import Order
@@ -101,7 +101,7 @@ class CircuitBreaker(Gate):
         classify: Classifier | None = None,
         rng: Random | None = None,
     ) -> None:
-        settings = gate_settings(
+        settings = all_right(
             name,
             lambda: _settings(
                 rng,

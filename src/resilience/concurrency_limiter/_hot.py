@@ -15,7 +15,8 @@ def hot(policy: Policy, bulkhead: Bulkhead, line: Line, counts: Counts) -> Hot:
     names = {
         "limiter": policy, "bulkhead": bulkhead, "waiters": line.waiters, "counts": counts, "Slot": Slot,
     }  # fmt: skip
-    wake = "if $waiters: $limiter._wake_next()"
+    # In one go: who joined the line meanwhile would wait for the next call to end.
+    back = ("$cell.inflight -= 1", "if $waiters: $limiter._wake_next()")
     sampled = (
         "$cell.good += 1",
         "$took = now - began",
@@ -31,11 +32,11 @@ def hot(policy: Policy, bulkhead: Bulkhead, line: Line, counts: Counts) -> Hot:
             "$cell.inflight = ($n := $cell.inflight) + ($fits := $n < $cell.limit)",
         ),
         refused="not $fits",
-        undo=("$cell.inflight -= 1", "$counts.acquired -= 1"),
-        release=("$cell.inflight -= 1",),
-        good=(*(sampled if learns else ()), wake),
-        let_go=(wake,),
-        token="$Slot($cell, began)" if learns else "$Slot($cell, 0.0)",  # how long it took nobody asks
+        undo=(*back, "$counts.acquired -= 1"),
+        release=back,
+        good=sampled if learns else (),
+        # Without a clock it is as if the call had taken no time, which only a limit that came meanwhile asks.
+        token="$Slot($cell, began)" if learns else "$Slot($cell, clock.monotonic())",
         reads_began=learns,
         reads_now=learns,
         taken=(

@@ -56,8 +56,7 @@ class Part:
 
     def apportion(self, total: int) -> None:
         """Guarantee what its share of *total* is."""
-        if self.share:
-            self.limit = max(1, math.ceil(round(total * self.share, DIGITS)))
+        self.limit = max(1, math.ceil(round(total * self.share, DIGITS)))
 
 
 class PartSlot(Slot):

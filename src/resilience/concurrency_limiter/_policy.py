@@ -3,8 +3,8 @@
 from collections.abc import Callable, Hashable
 
 from resilience._core.check import Check, is_finite
-from resilience._runtime.gate import gate_settings
 from resilience._runtime.permit import Guard, Permit, Rejection
+from resilience._runtime.policy import all_right
 from resilience.concurrency_limiter._gate import LimitGate, checked
 from resilience.concurrency_limiter._limit import Limit
 from resilience.concurrency_limiter._settings import TOO_MANY, ConcurrencyLimiterSettings, Order, Shares
@@ -71,7 +71,7 @@ class ConcurrencyLimiter(LimitGate):
         on: ErrorMatch | None = None,
         classify: Classifier | None = None,
     ) -> None:
-        settings = gate_settings(
+        settings = all_right(
             name,
             lambda: checked(
                 lambda: ConcurrencyLimiterSettings(

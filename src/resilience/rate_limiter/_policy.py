@@ -5,8 +5,9 @@ from collections.abc import Callable, Hashable
 from resilience import _clock
 from resilience._core.permit import Refusal
 from resilience._runtime import drive
-from resilience._runtime.gate import Acquiring, Decision, gate_settings
+from resilience._runtime.gate import Acquiring, Decision
 from resilience._runtime.permit import Guard, Permit, Rejection
+from resilience._runtime.policy import all_right
 from resilience.deadline import current_deadline
 from resilience.outcome import Classifier, ErrorMatch
 from resilience.rate_limiter._adapting import AdaptingGate
@@ -80,7 +81,7 @@ class RateLimiter(AdaptingGate):
         on: ErrorMatch | None = None,
         classify: Classifier | None = None,
     ) -> None:
-        settings = gate_settings(
+        settings = all_right(
             name,
             lambda: RateLimiterSettings(
                 rate=rate,

@@ -28,7 +28,6 @@ class GrpcBudget:
         "_now",
         "_rate",
         "_reward",
-        "_settings",
         "_tokens",
         "denied",
         "granted",
@@ -44,7 +43,6 @@ class GrpcBudget:
         self._tokens = self._max
 
     def _take(self, settings: GrpcSettings) -> None:
-        self._settings = settings
         self._max = settings.max_tokens * TOKEN
         self._reward = round(settings.token_ratio * TOKEN)
         self._rate = settings.refill_per_second * TOKEN

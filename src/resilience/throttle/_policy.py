@@ -7,8 +7,8 @@ from typing import Any
 from resilience import _clock
 from resilience._core.check import Check
 from resilience._runtime.flow import Call
-from resilience._runtime.gate import Ask, Decision, Gate, gate_settings
-from resilience._runtime.policy import Traits
+from resilience._runtime.gate import Ask, Decision, Gate
+from resilience._runtime.policy import Traits, all_right
 from resilience.errors import ConfigError, LoadShedError
 from resilience.events import emit
 from resilience.outcome import Classifier, ErrorMatch, Verdict
@@ -75,7 +75,7 @@ class AdaptiveThrottle(Gate):
         classify: Classifier | None = None,
         rng: Random | None = None,
     ) -> None:
-        settings = gate_settings(
+        settings = all_right(
             name,
             lambda: _checked(
                 rng,
