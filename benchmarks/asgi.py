@@ -1,0 +1,159 @@
+"""
+What a layer around an ASGI application costs, beside one that wraps ``send`` and does nothing.
+
+    python -m benchmarks.asgi
+
+A row is what one layer adds to a request, divided by what a layer adds that only wraps ``send``. All are
+measured in turn, in short rounds that lie next to each other, so that a busy machine slows all alike; a row
+is the median over the rounds. It exits with 1 if a layer of this package costs more than its bound.
+"""
+
+import asyncio
+import gc
+import sys
+from itertools import repeat
+from statistics import median
+from time import perf_counter
+
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from starlette.middleware.base import BaseHTTPMiddleware
+
+from resilience import ConcurrencyLimiter
+from resilience.integrations.asgi import DeadlineMiddleware, LoadSheddingMiddleware, SLIMiddleware
+from resilience.slo import SLO
+
+MOST = 2.5
+"""What a layer of this package may cost, in layers that do nothing."""
+
+DEEP = 5  # layers of a kind around the application, so that their cost stands out from its own
+REQUESTS = 40
+ROUNDS = 150
+
+HEADERS = [
+    (b"host", b"shop.example"), (b"accept", b"*/*"), (b"accept-encoding", b"gzip, deflate"),
+    (b"connection", b"keep-alive"), (b"user-agent", b"bench"), (b"content-type", b"application/json"),
+    (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"), (b"x-request-id", b"7"),
+]  # fmt: skip
+TIMED = [*HEADERS, (b"x-request-timeout", b"2000m")]
+START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
+BODY = {"type": "http.response.body", "body": b"{}"}
+
+
+class Route:
+    path = path_format = "/orders/{id}"
+
+
+async def app(scope, receive, send):
+    scope["route"] = Route
+    await send(START)
+    await send(BODY)
+
+
+class WrapsSend:
+    """In the shape in which frameworks tell their users to write layers."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        async def wrapped(message):
+            await send(message)
+
+        await self.app(scope, receive, wrapped)
+
+
+def objective(name="bench", **settings):
+    return SLO(name, objective=0.999, window="30d", **settings)
+
+
+def base_http(inner):
+    async def dispatch(request, call_next):
+        return await call_next(request)
+
+    return BaseHTTPMiddleware(inner, dispatch)
+
+
+# Name, layer, headers of the request, and the bound; None for others' layers.
+ROWS = (
+    ("SLIMiddleware, one objective", lambda inner: SLIMiddleware(inner, [objective()]), HEADERS, MOST),
+    (
+        "SLIMiddleware, two objectives of a route, one with a threshold",
+        lambda inner: SLIMiddleware(
+            inner, [objective(route="/orders/{id}"), objective(route="/orders/{id}", latency_threshold=0.3)]
+        ),
+        HEADERS,
+        MOST,
+    ),
+    ("DeadlineMiddleware, a request without a deadline", DeadlineMiddleware, HEADERS, MOST),
+    ("DeadlineMiddleware, a request with one", DeadlineMiddleware, TIMED, MOST),
+    (
+        "LoadSheddingMiddleware",
+        lambda inner: LoadSheddingMiddleware(inner, ConcurrencyLimiter("bench", limit=100)),
+        HEADERS,
+        MOST,
+    ),
+    ("Starlette's BaseHTTPMiddleware", base_http, HEADERS, None),
+    ("opentelemetry-instrumentation-asgi, without an SDK", OpenTelemetryMiddleware, HEADERS, None),
+)
+
+
+def deep(layer):
+    wrapped = app
+    for _ in range(DEEP):
+        wrapped = layer(wrapped)
+    return wrapped
+
+
+async def receive():
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def send(message):
+    pass
+
+
+async def seconds_of(wrapped, headers):
+    scopes = [
+        {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+            "method": "GET", "scheme": "http", "path": "/orders/7", "raw_path": b"/orders/7",
+            "query_string": b"", "root_path": "", "headers": headers,
+            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "state": {},
+        }
+        for _ in repeat(None, REQUESTS)
+    ]  # fmt: skip
+    began = perf_counter()
+    for scope in scopes:
+        await wrapped(scope, receive, send)
+    return perf_counter() - began
+
+
+async def ratios():
+    idle = deep(WrapsSend)
+    rows = [(deep(layer), headers) for _, layer, headers, _ in ROWS]
+    found = [[] for _ in rows]
+    for number in range(ROUNDS + 2):
+        bare, nothing = await seconds_of(app, HEADERS), await seconds_of(idle, HEADERS)
+        for ratio, (wrapped, headers) in zip(found, rows, strict=True):
+            took = await seconds_of(wrapped, headers)
+            if number >= 2 and nothing > bare:
+                ratio.append((took - bare) / (nothing - bare))
+        gc.collect(0)
+    return [median(ratio) for ratio in found]
+
+
+def main():
+    gc.disable()
+    measured = asyncio.run(ratios())
+    missed = False
+    print("Cost of a layer, in layers that wrap send and do nothing:\n")
+    for (name, _, _, most), ratio in zip(ROWS, measured, strict=True):
+        misses = most is not None and ratio > most
+        missed = missed or misses
+        bound = "" if most is None else f"  at most {most:g}" + (": missed" if misses else "")
+        print(f"{name:64}{ratio:7.1f}{bound}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""No more requests at once than an application can serve."""
+
+import math
+import re
+from collections.abc import Collection
+from http import HTTPStatus
+from typing import Final
+
+from resilience import ConcurrencyLimitedError, ConcurrencyLimiter, Permit, Priority, Verdict, priority_scope
+from resilience.errors import ConfigError, Problem
+from resilience.integrations._asgi_messages import (
+    ABOUT_BLANK,
+    ASGIApp,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    ends_answer,
+    header,
+    is_header,
+    is_seconds,
+    send_problem,
+)
+from resilience.typing import Seconds
+
+_PRIORITIES: Final = {priority.value: priority for priority in Priority}
+_UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e]")
+
+
+class LoadSheddingMiddleware:
+    """
+    Let a request in while the limiter has a place for it; answer the others with 503 at once.
+
+    A place is held until the last part of the answer has been handed to the server, not while the application
+    works in the background. Answers teach a limit that learns: below 500 they are good, 503 and 504 say
+    overload. Other 5xx, exceptions, cancelled requests and answers in several parts, which take as long as
+    their client reads, teach nothing; nor do requests that were refused.
+
+    Websockets pass through without a place, which each would hold for hours.
+
+    Args:
+        app: The application.
+        limiter: How many at once, how many wait, whose share; without ``share_of``, as a request is no call
+            with arguments.
+        exempt: Paths that are always let in, such as ``"/healthz"``: compared with the whole path.
+        priority_header: Where a request says how important it is: ``critical``, ``high``, ``normal``, ``low``
+            or ``sheddable``. All that the application calls for it inherits that. None: nobody is asked.
+        highest: How important a request may say it is at most. Default `Priority.NORMAL`: a stranger can make
+            itself less important only. Behind a gateway that sets the header, `Priority.CRITICAL`.
+        retry_after: Seconds, > 0, to stay away that a refused client is told, rounded up, where the limiter
+            knows no better. Default 1.0.
+        problem_type: ``type`` of the problem that is sent, a URI. Default ``about:blank`` (RFC 9457).
+
+    Raises:
+        ConfigError: A setting is wrong; every problem is listed.
+
+    Example:
+        >>> from resilience import ConcurrencyLimiter
+        >>> async def app(scope, receive, send): ...
+        >>> app = LoadSheddingMiddleware(app, ConcurrencyLimiter("requests", limit=100), exempt={"/healthz"})
+
+    """
+
+    __slots__ = (
+        "_exempt",
+        "_highest",
+        "_label",
+        "_priority_header",
+        "_problem_type",
+        "_retry_after",
+        "app",
+        "limiter",
+    )
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limiter: ConcurrencyLimiter,
+        *,
+        exempt: Collection[str] = (),
+        priority_header: str | None = "X-Request-Priority",
+        highest: Priority = Priority.NORMAL,
+        retry_after: Seconds = 1.0,
+        problem_type: str = ABOUT_BLANK,
+    ) -> None:
+        problems: list[Problem] = []
+        if not isinstance(limiter, ConcurrencyLimiter):
+            problems.append(Problem("limiter", limiter, "must be a ConcurrencyLimiter"))
+        elif limiter.settings.share_of is not None:
+            problems.append(Problem("limiter", limiter, "must have no share_of: a request has no arguments"))
+        if isinstance(exempt, str) or not all(isinstance(path, str) for path in exempt):
+            problems.append(Problem("exempt", exempt, "must be a collection of paths"))
+        if priority_header is not None and not is_header(priority_header):
+            problems.append(
+                Problem("priority_header", priority_header, "must be the name of a header or None")
+            )
+        if not isinstance(highest, Priority):
+            problems.append(Problem("highest", highest, "must be a Priority"))
+        if not is_seconds(retry_after):
+            problems.append(Problem("retry_after", retry_after, "must be a finite number of seconds > 0"))
+        if not isinstance(problem_type, str):
+            problems.append(Problem("problem_type", problem_type, "must be a URI"))
+        if problems:
+            raise ConfigError("LoadSheddingMiddleware", problems)
+        self.app = app
+        self.limiter = limiter
+        self._exempt = frozenset(exempt)
+        self._priority_header = None if priority_header is None else priority_header.lower().encode()
+        self._highest = highest
+        self._retry_after = retry_after
+        self._problem_type = problem_type
+        self._label = _UNPRINTABLE.sub("_", limiter.name).replace("\\", "\\\\").replace('"', '\\"')
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self._exempt:
+            await self.app(scope, receive, send)
+            return
+        said = None if self._priority_header is None else header(scope, self._priority_header)
+        claimed = None if said is None else _PRIORITIES.get(said.lower())
+        if claimed is None:
+            await self._admit(scope, receive, send)
+            return
+        with priority_scope(max(claimed, self._highest)):  # what comes first is the least
+            await self._admit(scope, receive, send)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.limiter.settings.max_wait > 0:
+            guard = self.limiter.guard()
+            try:
+                permit = await guard.__aenter__()
+            except ConcurrencyLimitedError as error:
+                retry_after = error.retry_after
+            else:
+                await self._serve(permit, scope, receive, send)
+                return
+        else:
+            answer = self.limiter.try_acquire()
+            if isinstance(answer, Permit):
+                await self._serve(answer, scope, receive, send)
+                return
+            retry_after = answer.retry_after
+        await self._refuse(send, retry_after)
+
+    async def _serve(self, permit: Permit, scope: Scope, receive: Receive, send: Send) -> None:
+        status = 0
+        has_ended = is_streamed = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal has_ended, is_streamed, status
+            if not status:
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                await send(message)
+                return
+            await send(message)
+            if not has_ended:
+                if ends_answer(message):
+                    has_ended = True
+                    settle(permit, Verdict.IGNORED if is_streamed else verdict_on(status))
+                else:
+                    is_streamed = True
+
+        try:
+            await self.app(scope, receive, watched_send)
+        finally:
+            if not permit.is_empty:
+                permit.release()
+
+    async def _refuse(self, send: Send, retry_after: Seconds | None) -> None:
+        seconds = max(1, math.ceil(self._retry_after if retry_after is None else retry_after))
+        label, limit = self._label, self.limiter.limit
+        await send_problem(
+            send,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "The server is at its limit: the request was not begun.",
+            self._problem_type,
+            (
+                (b"retry-after", str(seconds).encode()),
+                (b"ratelimit-policy", f'"{label}";q={limit};qu="concurrent-requests"'.encode()),
+                (b"ratelimit", f'"{label}";r=0;t={seconds}'.encode()),
+            ),
+        )
+
+
+def settle(permit: Permit, verdict: Verdict) -> None:
+    """Give the place back. A user's limit that fails to learn does not break the request."""
+    try:
+        permit.settle(verdict)
+    except Exception:  # noqa: BLE001  # see above
+        permit.release()
+
+
+def verdict_on(status: int) -> Verdict:
+    """Return what an answer with *status* teaches a limit."""
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Verdict.GOOD
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return Verdict.THROTTLED
+    return Verdict.TIMED_OUT if status == HTTPStatus.GATEWAY_TIMEOUT else Verdict.IGNORED
