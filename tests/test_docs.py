@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import resilience
+from resilience.telemetry._events import EVENT
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -309,8 +310,12 @@ def test_the_page_of_events_names_every_event_and_attribute() -> None:
     page = (ROOT / "docs" / "how-to" / "events.md").read_text(encoding="utf-8")
     names: set[str] = set()
     for path in ROOT.glob("src/resilience/**/*.py"):
-        names |= set(re.findall(r'"(resilience\.[a-z_]+\.[a-z_]+)"', path.read_text(encoding="utf-8")))
+        names |= set(re.findall(r'emit\(\s*"(resilience\.[a-z_]+\.[a-z_]+)"', path.read_text(encoding="utf-8")))
     assert {"resilience.retry.exhausted", "resilience.pipeline.reload"} <= names
+    assert names <= set(EVENT), "an event that is not in the registry never becomes a log record"
+    of_records = {"resilience.policy.name", "resilience.slo.name", "resilience.event.suppressed"}
+    for event in (EVENT[name] for name in names.copy()):
+        names |= {*event.attributes, *(key for key, _ in event.optional)} - of_records
     assert {name for name in names if f"`{name}`" not in page} == set()
 
 

@@ -25,7 +25,7 @@ LAYERS = {
     **dict.fromkeys(PRIMITIVES, "primitive"),
     "telemetry": "telemetry",
     "standard": "standard",
-    **dict.fromkeys(("idempotency", "slo", "sim", "testing"), "top"),
+    **dict.fromkeys(("idempotency", "slo", "sim", "streaming", "testing"), "top"),
     **dict.fromkeys(("integrations", "cli", "_pytest_plugin"), "rim"),
     "__init__": "front",
 }
@@ -332,12 +332,24 @@ def test_the_front_door_only_re_exports() -> None:
     tree = ast.parse((ROOT / "__init__.py").read_text())
     assert ast.get_docstring(tree), "the front door says what the package is"
     for node in tree.body[1:]:
-        dunder = isinstance(node, (ast.Assign, ast.AnnAssign)) and "__" in ast.unparse(node).partition("=")[0]
-        assert isinstance(node, (ast.Import, ast.ImportFrom)) or dunder, ast.unparse(node)
+        text = ast.unparse(node)
+        private = isinstance(node, (ast.Assign, ast.AnnAssign, ast.FunctionDef)) and text.removeprefix(
+            "def "
+        ).startswith("_")
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        assert isinstance(node, (ast.Import, ast.ImportFrom)) or private or for_types, text
+
+
+def test_the_front_door_brings_in_a_policy_when_it_is_named_and_no_other() -> None:
+    brought = modules_after("import resilience")
+    assert not {module for module in brought if module.startswith("resilience.") and "retry" in module}
+    brought = modules_after("from resilience import Timeout")
+    assert "resilience.timeout" in brought
+    assert "resilience.cache" not in brought
 
 
 def modules_after(program: str) -> set[str]:
-    """Top-level modules (and OpenTelemetry's parts) that *program* brings into a fresh interpreter."""
+    """Modules that *program* brings into a fresh interpreter."""
     script = f"import sys; before = set(sys.modules)\n{program}\nprint(*sorted(set(sys.modules) - before), sep='\\n')"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     result = subprocess.run(

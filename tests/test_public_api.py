@@ -5,6 +5,8 @@ import inspect
 import runpy
 from pathlib import Path
 
+import pytest
+
 import resilience
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +30,19 @@ def test_the_front_door_names_what_it_exports() -> None:
         for name, value in vars(resilience).items()
         if name.isidentifier() and not inspect.ismodule(value)
     }
+    exported.discard("TYPE_CHECKING")  # type checkers know it by no other name
     assert {name for name in exported if not name.startswith("_")} <= set(resilience.__all__)
+    assert set(resilience.__all__) <= set(dir(resilience))
+
+
+def test_every_name_of_the_front_door_is_there() -> None:
+    for name in resilience.__all__:
+        assert getattr(resilience, name) is not None
+
+
+def test_a_name_that_the_front_door_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        resilience.no_such_name  # looking is the act under test
 
 
 def test_every_public_module_says_what_it_is() -> None:

@@ -10,9 +10,10 @@ Tasks inherit the deadline they were started under; threads do when they are giv
 """
 
 import re
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeAlias
 
 from resilience import _clock
 from resilience._core.check import Check, is_finite
@@ -28,13 +29,22 @@ class Usage:
         used: False until the first deadline is set in this process, then True for good. A task or
             a thread keeps its copy of a block's context after the block has ended, so the number
             of open blocks would not tell whether somebody still has a deadline.
+        listeners: Called once, when deadlines come into use: code that does not look is made anew.
 
     """
 
-    __slots__ = ("used",)
+    __slots__ = ("listeners", "used")
 
     def __init__(self) -> None:
         self.used = False
+        self.listeners: list[Callable[[], object]] = []
+
+    def begin(self) -> None:
+        """Let everybody look for a deadline from here on."""
+        if not self.used:
+            self.used = True
+            for listener in self.listeners:
+                listener()
 
 
 usage: Final = Usage()
@@ -56,7 +66,7 @@ class bounded:  # noqa: N801  # reads as a statement: with bounded(until)
 
     def __init__(self, until: Seconds | None) -> None:
         self.until = until
-        self.outer: bounded | None = None
+        self.outer: Block | None = None
         self._entered = False
 
     def __enter__(self) -> None:
@@ -66,9 +76,10 @@ class bounded:  # noqa: N801  # reads as a statement: with bounded(until)
         if self.until is None:
             return
         outer = self.outer = _innermost.get()
-        if outer is not None and outer.until is not None:
-            self.until = min(self.until, outer.until)
-        usage.used = True
+        until = until_of(outer)
+        if until is not None:
+            self.until = min(self.until, until)
+        usage.begin()
         _innermost.set(self)
 
     def __exit__(
@@ -81,11 +92,11 @@ class bounded:  # noqa: N801  # reads as a statement: with bounded(until)
         # block. A token would refuse that, or bring an ended deadline back for good; taking the
         # block out of the chain wherever it stands does neither.
         inner, block = None, _innermost.get()
-        while block is not None and block is not self:
+        while isinstance(block, bounded) and block is not self:
             inner, block = block, block.outer
-        if block is None:
+        if block is not self:
             # It ends where nobody entered it; where it was entered nobody can take it out any more.
-            self.until = None if self.outer is None else self.outer.until
+            self.until = until_of(self.outer)
             return
         if inner is None:
             _innermost.set(self.outer)
@@ -128,13 +139,20 @@ class deadline(bounded):  # noqa: N801  # reads as a statement: with deadline(2.
         super().__enter__()
 
 
-_innermost: ContextVar[bounded | None] = ContextVar("resilience.deadline", default=None)
+Block: TypeAlias = bounded | float
+"""A block; or, from generated code, just the instant at which a call's time is up."""
+
+_innermost: ContextVar[Block | None] = ContextVar("resilience.deadline", default=None)
+
+
+def until_of(block: Block | None) -> Seconds | None:
+    """Return the instant in force in *block*."""
+    return block.until if isinstance(block, bounded) else block
 
 
 def current_deadline() -> Seconds | None:
     """Return the instant on the monotonic clock at which the caller stops waiting, or None."""
-    block = _innermost.get()
-    return None if block is None else block.until
+    return until_of(_innermost.get())
 
 
 def remaining() -> Seconds | None:

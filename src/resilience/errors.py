@@ -8,7 +8,13 @@ Every exception of the package.
         ├── CircuitOpenError            the circuit breaker is open, isolated or out of probes
         ├── RateLimitedError            no rate permit within the wait allowed
         ├── ConcurrencyLimitedError     no concurrency slot within the wait allowed
-        └── LoadShedError               shed to protect the dependency
+        ├── LoadShedError               shed to protect the dependency
+        └── IdempotencyError            the idempotency key decided against this call
+            ├── IdempotencyInProgressError     the first call with the key has not ended
+            ├── IdempotencyMismatchError       the key belongs to a different request
+            ├── IdempotencyNotReplayableError  done already, but the result was not kept
+            ├── IdempotencyKeyError            there is no usable key
+            └── IdempotencyStoreError          the store failed, and must not be gone without
     UserWarning
     └── ConfigWarning                   settings that work, but unwisely
     TimeoutError                        (the builtin) an attempt or a call took too long
@@ -138,6 +144,68 @@ class LoadShedError(RejectedError):
     """The call was shed to protect a dependency that is refusing work."""
 
     _says = "is shedding load"
+
+
+class IdempotencyError(RejectedError):
+    """The idempotency key decided against this call: this time the function did not run."""
+
+    _says = "refused the key"
+
+
+class IdempotencyInProgressError(IdempotencyError):
+    """
+    The first call with the key has not ended, as far as the store knows.
+
+    Attributes:
+        unknown_outcome: Whether that call's lease ran out without an end, and its key may not be taken
+            over: waiting does not help then, an operator must look.
+
+    """
+
+    _says = "has a call with this key in progress"
+
+    def __init__(
+        self, policy: str, retry_after: float | None = None, *, unknown_outcome: bool = False
+    ) -> None:
+        super().__init__(policy, retry_after)
+        self.unknown_outcome = unknown_outcome
+
+
+class IdempotencyMismatchError(IdempotencyError):
+    """The key was used before, for a different request. To repeat the call with it never helps."""
+
+    _says = "has seen this key with a different request"
+
+
+class IdempotencyNotReplayableError(IdempotencyError):
+    """The work is done and must not be done again, but its result was not kept: too large, say."""
+
+    _says = "has done this already, and has not kept the result"
+
+
+class IdempotencyKeyError(IdempotencyError, ValueError):
+    """
+    There is no key where one is needed, or what was given is none.
+
+    Attributes:
+        problem: What is wrong with it, or None.
+
+    """
+
+    _says = "needs an idempotency key"
+
+    def __init__(self, policy: str, retry_after: float | None = None, *, problem: str | None = None) -> None:
+        super().__init__(policy, retry_after)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return super().__str__() + ("" if self.problem is None else f": {self.problem}")
+
+
+class IdempotencyStoreError(IdempotencyError):
+    """The store of keys failed, so nobody knows whether the work is done; its own error is the cause."""
+
+    _says = "cannot reach its store of keys"
 
 
 class DeadlineExceededError(TimeoutError):

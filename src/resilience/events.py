@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,22 @@ class Event:
 
 
 Listener: TypeAlias = Callable[[Event], None]
+
+
+class Recorder(Protocol):
+    """A listener that is always there, and that mostly has nobody to tell."""
+
+    def is_listening(self) -> bool:
+        """Whether anybody would be told of an event now. Asked before there is one."""
+        ...
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of *event*."""
+        ...
+
+
+recorder: Recorder | None = None
+"""What records events for OpenTelemetry. Telemetry sets it, and nobody else."""
 
 # Appending, removing and copying are one step of the interpreter each, so no lock is needed.
 _listeners: list[Listener] = []
@@ -85,7 +101,7 @@ def held_back() -> Generator[None, None, None]:
 
 def emit(name: str, policy: str, attributes: Mapping[str, object]) -> None:
     """Tell every listener. Called outside locks, since a listener may use the policy."""
-    if not _listeners:
+    if not _listeners and not _is_recording():
         return
     event = Event(name, policy, attributes)
     held = _held_back.get()
@@ -95,8 +111,15 @@ def emit(name: str, policy: str, attributes: Mapping[str, object]) -> None:
         held.append(event)
 
 
+def _is_recording() -> bool:
+    try:
+        return recorder is not None and recorder.is_listening()
+    except Exception:  # noqa: BLE001  # as below
+        return False
+
+
 def _tell(event: Event) -> None:
-    for listener in tuple(_listeners):
+    for listener in (*_listeners, *(() if recorder is None else (recorder,))):
         try:
             listener(event)
         except Exception:  # noqa: BLE001, S112  # a listener never breaks the call it watches

@@ -1,9 +1,8 @@
-"""The composition root: the golden path, and the budgets that retries inherit by name."""
+"""The composition root: the golden path."""
 
 import enum
 from typing import Final, Self
 
-from resilience._runtime import budgets
 from resilience._runtime import pipeline as _pipeline
 from resilience._runtime.policy import Policy, inherited_problems
 from resilience.circuit_breaker import CircuitBreaker
@@ -12,7 +11,6 @@ from resilience.errors import ConfigError, Problem, shown
 from resilience.limits import Aimd
 from resilience.outcome import Classifier, ErrorMatch
 from resilience.retry import Retry
-from resilience.retry_budget import RetryBudget
 from resilience.timeout import Timeout
 from resilience.typing import Ratio, Seconds
 
@@ -157,10 +155,3 @@ def _share(total: Timeout | None, most: Seconds) -> Seconds:
     """Return a third of the total, and *most* at most."""
     bound = None if total is None else total.traits.bound
     return most if bound is None else min(most, bound / ATTEMPTS_IN_TOTAL)
-
-
-def _default_budget(name: str) -> RetryBudget:
-    return RetryBudget(name=name)
-
-
-budgets.make = _default_budget

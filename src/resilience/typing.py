@@ -71,7 +71,8 @@ class Sample:
         peak: Most calls in flight at once.
         mean: Mean seconds that good and timed out calls took, or None if there were none. A fast failure
             says nothing about how long the work takes; a timeout says that it takes at least so long,
-            and without it only those that were fast would be looked at.
+            and without it only those that were fast would be looked at. For a limit that
+            needs no latency this and *shortest* are of the calls that began while it was below 1.
         shortest: Seconds that the fastest of the good calls took, or None if there were none.
         quantile: The quantile of the same times that the limit asked for, or None if it asked for none.
 
@@ -125,8 +126,10 @@ class Limit(Protocol):
     is neither None nor a finite number of at least 0. If `on_sample` or reading them raises, the call goes
     on, all stays as it was, and the event ``resilience.concurrency_limiter.limit_failed`` says so.
 
-    Two attributes may be there besides: ``quantile``, in (0, 1), asks for that quantile of the times in every
-    sample; ``cause`` is a word for the latest change, which its event carries.
+    Three attributes may be there besides: ``quantile``, in (0, 1), asks for that quantile of the times in
+    every sample; ``needs_latency = False`` says that no sample need tell how long calls took, unless the
+    limit is below 1, which spares each call one look at the clock; ``cause`` is a word for the latest change, which its event carries. The
+    first two are read when the limiter is made or reconfigured.
     """
 
     @property

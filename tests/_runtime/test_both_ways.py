@@ -20,7 +20,7 @@ from resilience import (
 from resilience._runtime import compile as compiling
 from resilience._runtime import drive
 from resilience.backoff import constant
-from resilience.limits import Aimd
+from resilience.limits import Aimd, Vegas
 from resilience.testing import FakeClock
 
 pytestmark = pytest.mark.skipif(not compiling.is_on(), reason="nothing is generated here")
@@ -43,6 +43,13 @@ OUTCOMES = {
     "timeout": TimeoutError,
     "throttled": Overloaded,
     "cut": KeyboardInterrupt,
+}
+
+LEARNING = {
+    "aimd": lambda: Aimd(initial=2, window=0.5),
+    "aimd that rests": lambda: Aimd(initial=1, window=0.0, patience=None),
+    "vegas": lambda: Vegas(initial=2, window=0.0),
+    "vegas with a quantile": lambda: Vegas(initial=2, window=0.0, quantile=0.5),
 }
 
 outcomes = st.lists(st.sampled_from(sorted(OUTCOMES)), min_size=1, max_size=4)
@@ -72,7 +79,7 @@ settings = st.fixed_dictionaries(
         "attempts": st.sampled_from([1, 3]),
         "budget": st.sampled_from(["none", "ratio", "refund", "grpc"]),
         "burst": st.sampled_from([2, 50]),
-        "limit": st.sampled_from([1, 2, "aimd"]),
+        "limit": st.sampled_from([1, 2, *LEARNING]),
         "order": st.sampled_from(["retry first", "breaker first"]),
         "is_async": st.booleans(),
     }
@@ -94,7 +101,7 @@ def make(given_settings):
     breaker = CircuitBreaker("breaker", rng=Draws(), break_duration=0.5, **given_settings["breaker"])
     limiter = RateLimiter("limiter", rate=5, burst=given_settings["burst"])
     limit = given_settings["limit"]
-    places = ConcurrencyLimiter("places", limit=Aimd(initial=2, window=0.5) if limit == "aimd" else limit)
+    places = ConcurrencyLimiter("places", limit=LEARNING[limit]() if limit in LEARNING else limit)
     gates = [breaker, limiter, places]
     policies = (
         [retry, *gates] if given_settings["order"] == "retry first" else [breaker, retry, limiter, places]
@@ -187,7 +194,7 @@ def state(retry, breaker, limiter, places, budget):
         limiter.remaining(),
         (places.inflight, places.limit),
         counts,
-        None if budget is None else (budget.calls, budget.good, budget.level),
+        None if budget is None else (budget.level, budget.calls, budget.good),
     )
 
 
@@ -215,5 +222,6 @@ def test_the_schedules_run_generated_code():
             }
         )  # fmt: skip
         guarded = pipeline(lambda: 7)
+        guarded()  # the first call comes before its code
         with patch.object(drive, "run", side_effect=AssertionError("driven as a flow")):
             assert guarded() == 7

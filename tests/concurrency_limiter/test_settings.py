@@ -160,6 +160,13 @@ def test_what_learns_a_limit_must_say_over_what_time(window):
     assert problems(limit=Learning(window=window)) == ["limit.window"]
 
 
+@pytest.mark.parametrize(("needs_latency", "quantile"), [(1, None), ("no", None), (None, None), (False, 0.9)])
+def test_what_learns_a_limit_says_whether_it_needs_times(needs_latency, quantile):
+    learning = Learning()
+    learning.needs_latency, learning.quantile = needs_latency, quantile
+    assert problems(limit=learning) == ["limit.needs_latency"]
+
+
 class Unreadable(Learning):
     @property
     def window(self):

@@ -40,7 +40,7 @@ def test_each_is_a_limit_and_starts_where_it_is_told(limit):
 
 
 @pytest.mark.parametrize(
-    "limit, initial, least, most", [(Aimd, 10, 0.5, 200), (Vegas, 20, 1, 1000), (Gradient2, 20, 1, 200)]
+    "limit, initial, least, most", [(Aimd, 10, 0.35, 200), (Vegas, 20, 1, 1000), (Gradient2, 20, 1, 200)]
 )
 def test_the_defaults_are_the_documented_ones(limit, initial, least, most):
     learnt = limit()

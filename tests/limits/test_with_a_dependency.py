@@ -99,7 +99,7 @@ def test_a_queue_that_nobody_is_lost_in_stays_bounded(limit, capacities, most):
 def test_a_dependency_that_takes_hardly_any_calls_gets_one_now_and_then():
     with Scene(Aimd(), impatient=True) as scene:
         scene.run(0, seconds=60)
-        assert (scene.limiter.limit, scene.limit.limit) == (1, 0.5)
+        assert (scene.limiter.limit, scene.limit.limit) == (1, 0.35)
         scene.run(20, seconds=60)
         assert scene.limiter.limit >= 15
 

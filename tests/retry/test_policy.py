@@ -1073,7 +1073,7 @@ def test_the_traceback_of_a_constant_error_does_not_grow(runtime):
             depths.append(len(traceback.extract_tb(constant_error.__traceback__)))
 
     runtime.run(body)
-    assert len(set(depths)) == 1
+    assert len(set(depths[1:])) == 1  # the first call finds no generated code yet
 
 
 def test_an_error_put_aside_and_raised_in_the_end_has_its_traceback_once(runtime):

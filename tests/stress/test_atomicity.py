@@ -3,15 +3,33 @@ What this interpreter does in one go.
 
 The hot path relies on it: on a build with a GIL, a line of int and float work without a call and
 without a loop is not interrupted by another thread. That is how CPython is made, not what it promises;
-so it is tried on every version, also with a tracer.
+so it is tried on every version, in lines like those and in the generated functions themselves: plain,
+under a tracer written in Python, and under coverage's, which is written in C.
 """
 
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
+import coverage
 import pytest
 
+from resilience import (
+    CircuitBreaker,
+    ConcurrencyLimitedError,
+    ConcurrencyLimiter,
+    Pipeline,
+    Policy,
+    RateLimitedError,
+    RateLimiter,
+    Retry,
+    RetryBudget,
+    _clock,
+)
 from resilience._core.window import Cell
 
 pytestmark = pytest.mark.skipif(
@@ -19,78 +37,243 @@ pytestmark = pytest.mark.skipif(
 )
 
 THREADS = 8
+CALLS = {"plain": 10_000, "python tracer": 3_000, "coverage": 6_000}
+"""How often each thread calls. Under a tracer threads switch at every line."""
 
 
-@pytest.fixture(params=["plain", "traced"])
-def traced(request: pytest.FixtureRequest) -> bool:
-    return request.param == "traced"
-
-
-def hammer(operation: Callable[[], object], *, traced: bool) -> int:
-    """Run *operation* in every thread; return how often it ran."""
-    each = 4_000 if traced else 40_000
-    barrier = threading.Barrier(THREADS)
-
+@contextmanager
+def python_tracer() -> Iterator[None]:
     def trace(frame: object, event: str, argument: object) -> object:
         return trace
 
-    def work() -> None:
-        if traced:
-            sys.settrace(trace)
-        barrier.wait()
-        for _ in range(each):
-            operation()
-        sys.settrace(None)
-
-    workers = [threading.Thread(target=work) for _ in range(THREADS)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return THREADS * each
+    threading.settrace(trace)
+    try:
+        yield
+    finally:
+        threading.settrace(None)
 
 
-def test_counting_in_a_slot_loses_nothing(traced: bool, quick_switches: None):
+@contextmanager
+def coverage_tracer(included: Path) -> Iterator[coverage.Coverage]:
+    measured = coverage.Coverage(
+        data_file=None, branch=True, include=[f"{included}/*", __file__], config_file=False
+    )
+    measured.set_option("run:core", "ctrace")
+    measured.start()
+    try:
+        yield measured
+    finally:
+        measured.stop()
+
+
+class Tracing:
+    """How the threads of one test are traced."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self._folder = folder
+        self.seen: set[str] = set()
+
+    @property
+    def calls(self) -> int:
+        return CALLS[self.name]
+
+    def _block(self) -> AbstractContextManager[Any]:
+        if self.name == "plain":
+            return nullcontext()
+        return python_tracer() if self.name == "python tracer" else coverage_tracer(self._folder)
+
+    def hammer(self, operation: Callable[[], object], *, times: int = 1) -> int:
+        """Run *operation* so many times as often as usual in every thread; return how often it ran."""
+        calls = self.calls * times
+        barrier = threading.Barrier(THREADS)
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                barrier.wait()
+                for _ in range(calls):
+                    operation()
+            except BaseException as error:
+                errors.append(error)
+
+        with self._block() as measured:
+            workers = [threading.Thread(target=work) for _ in range(THREADS)]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+        if isinstance(measured, coverage.Coverage):
+            self.seen |= measured.get_data().measured_files()
+        assert errors == []
+        return THREADS * calls
+
+    def guarded(self, policy: Policy, fn: Callable[[], Any]) -> Any:
+        """Return *fn*, guarded by generated code that lies in a file, as coverage looks at nothing else."""
+        made: Any = policy(fn)
+        text = policy.source(made)
+        assert "def " in text, "it is driven step by step"
+        file = self._folder / "generated.py"
+        file.write_text(text, encoding="utf-8")
+        made()  # what has to be made anew is made before
+        made.__code__ = made.__code__.replace(co_filename=str(file))
+        return made
+
+    def check_that_it_was_traced(self) -> None:
+        if self.name == "coverage":
+            assert "generated.py" in {Path(each).name for each in self.seen}
+
+
+@pytest.fixture(params=list(CALLS))
+def tracing(request: pytest.FixtureRequest, tmp_path: Path) -> Tracing:
+    return Tracing(request.param, tmp_path)
+
+
+# Lines like those of generated code
+
+
+def test_counting_in_a_slot_loses_nothing(tracing: Tracing, quick_switches: None):
     cell = Cell()
 
     def count() -> None:
         cell.good += 1
 
-    assert hammer(count, traced=traced) == cell.good
+    assert tracing.hammer(count, times=3) == cell.good
 
 
-def test_taking_and_leaving_a_place_loses_nothing(traced: bool, quick_switches: None):
+def test_the_hammer_strikes_where_a_line_can_be_interrupted(tracing: Tracing, quick_switches: None):
+    cell = Cell()
+
+    def one() -> int:
+        time.sleep(0)  # lets others run for certain
+        return 1
+
+    def count() -> None:
+        cell.good += one()  # read before the call, written after it
+
+    assert tracing.hammer(count) > cell.good
+
+
+def test_counting_in_a_dict_loses_nothing(tracing: Tracing, quick_switches: None):
+    counts = {"success": 0}
+
+    def count() -> None:
+        counts["success"] += 1
+
+    assert tracing.hammer(count, times=3) == counts["success"]
+
+
+def test_taking_and_leaving_a_place_loses_nothing(tracing: Tracing, quick_switches: None):
     class Places:
-        __slots__ = ("inflight", "limit", "refused", "worst")
+        __slots__ = ("inflight", "limit")
 
     places = Places()
-    places.inflight = places.worst = places.refused = 0
-    places.limit = 3
+    places.inflight, places.limit = 0, 3
+    most: list[int] = []
 
     def call() -> None:
-        taken = False
-        if (n := places.inflight) < places.limit: places.inflight = n + 1; taken = True; places.worst = n + 1 if n >= places.worst else places.worst  # noqa: E701, E702  # fmt: skip
-        if taken:
+        places.inflight = (n := places.inflight) + (fits := n < places.limit)
+        if fits:
+            most.append(n + 1)
             places.inflight -= 1
 
-    hammer(call, traced=traced)
-    assert (places.inflight, places.worst <= 3) == (0, True)
+    tracing.hammer(call, times=3)
+    assert (places.inflight, max(most) <= 3) == (0, True)
 
 
-def test_the_rate_limiters_line_admits_exactly_what_there_is(traced: bool, quick_switches: None):
-    class Clock:
+def test_the_rate_limiters_line_admits_exactly_what_there_is(tracing: Tracing, quick_switches: None):
+    class State:
         __slots__ = ("tat",)
 
-    clock = Clock()
-    clock.tat = 0.0
+    state = State()
+    state.tat = 0.0
     burst = 1000.0
     admitted = []
 
     def ask() -> None:
         t = 0.0
-        clock.tat = x = t + 1 if (s := clock.tat) <= t else s + 1 if s - t <= burst - 1 else s
+        state.tat = x = t + 1 if (s := state.tat) <= t else s + 1 if s - t <= burst - 1 else s
         if x != s:
             admitted.append(1)
 
-    hammer(ask, traced=traced)
+    tracing.hammer(ask)
     assert len(admitted) == burst
+
+
+# The generated functions themselves
+
+
+def test_generated_code_counts_every_good_result_of_a_breaker(tracing: Tracing, quick_switches: None):
+    breaker = CircuitBreaker("b", sampling_duration=86_400.0)
+    guarded = tracing.guarded(breaker, lambda: None)
+
+    ran = tracing.hammer(guarded)
+
+    tracing.check_that_it_was_traced()
+    total, bad, _ = breaker._circuit._window.count(_clock.monotonic())
+    assert (total, bad, breaker._circuit.good) == (ran + 1, 0, ran + 1)
+
+
+def test_generated_code_counts_every_call_of_a_retry(tracing: Tracing, quick_switches: None):
+    budget = RetryBudget()
+    retry = Retry(budget=budget)
+    guarded = tracing.guarded(retry, lambda: None)
+
+    ran = tracing.hammer(guarded)
+
+    tracing.check_that_it_was_traced()
+    assert budget.level > 0  # asked for something, it looks at what was counted
+    found = (retry.calls, retry.stops["success"], budget.calls, budget.good)
+    assert found == (ran + 1,) * 4
+
+
+def test_generated_code_admits_no_more_at_once_than_the_limit(tracing: Tracing, quick_switches: None):
+    limiter = ConcurrencyLimiter("l", limit=3)
+    seen: list[int] = []
+    refused: list[int] = []
+    guarded = tracing.guarded(limiter, lambda: seen.append(limiter.inflight))
+
+    def call() -> None:
+        try:
+            guarded()
+        except ConcurrencyLimitedError:
+            refused.append(1)
+
+    ran = tracing.hammer(call)
+
+    tracing.check_that_it_was_traced()
+    assert (limiter.inflight, max(seen) <= 3) == (0, True)
+    assert (limiter.counts.acquired, limiter.counts.rejected) == (len(seen), len(refused))
+    assert len(seen) + len(refused) == ran + 1
+
+
+def test_generated_code_admits_exactly_the_burst(tracing: Tracing, quick_switches: None):
+    limiter = RateLimiter("r", rate=1, per=86_400.0, burst=1000)
+    admitted: list[int] = []
+    refused: list[int] = []
+    guarded = tracing.guarded(limiter, lambda: admitted.append(1))
+
+    def call() -> None:
+        try:
+            guarded()
+        except RateLimitedError:
+            refused.append(1)
+
+    ran = tracing.hammer(call)
+
+    tracing.check_that_it_was_traced()
+    assert (len(admitted), len(refused)) == (1000, ran + 1 - 1000)
+    assert (limiter.counts.acquired, limiter.counts.rejected) == (len(admitted), len(refused))
+
+
+def test_generated_code_of_a_whole_pipeline_loses_nothing(tracing: Tracing, quick_switches: None):
+    retry, breaker = Retry(budget=RetryBudget()), CircuitBreaker(sampling_duration=86_400.0)
+    rates, places = RateLimiter(rate=1_000_000_000), ConcurrencyLimiter(limit=1000)
+    guarded = tracing.guarded(Pipeline("p", retry, breaker, rates, places), lambda: None)
+
+    ran = tracing.hammer(guarded)
+
+    tracing.check_that_it_was_traced()
+    found = [retry.calls, breaker._circuit.good, rates.counts.acquired, places.counts.acquired]
+    assert found == [ran + 1] * 4
+    assert places.inflight == 0

@@ -2,12 +2,13 @@
 
 import threading
 from abc import abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any, ClassVar, TypeAlias
 
 from resilience import _clock
 from resilience._core.permit import Refusal
 from resilience._runtime import fork
+from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call, Command, Park, Waiter
 from resilience._runtime.line import Line
 from resilience._runtime.permit import Hold
@@ -34,6 +35,9 @@ class Admission(Policy):
     """
 
     __slots__ = ("_line", "_lock", "counts")
+
+    counts_acquired: ClassVar[bool] = True
+    """Whether admissions are counted: not where the machine counts how calls ended."""
 
     settling_frees: ClassVar[bool] = False
     """Whether the end of a call makes room for one that waits."""
@@ -119,7 +123,8 @@ class Admission(Policy):
             if line and line.bars(ask):  # nobody overtakes those who wait
                 return Refusal(self._wait_for(now, ask, line.permits))
             hold.token = decision = self._admit(now, ask)
-            self.counts.acquired += not isinstance(decision, Refusal)
+            if self.counts_acquired and not isinstance(decision, Refusal):
+                self.counts.acquired += 1
         self._changed()
         return decision
 
@@ -134,7 +139,7 @@ class Admission(Policy):
         return decision
 
     def _wait(self, ask: Ask, max_wait: Seconds, deadline: Seconds | None, hold: Hold) -> Acquiring:
-        now = _clock.monotonic()
+        now = began = _clock.monotonic()
         give_up = now + max_wait if deadline is None else min(now + max_wait, deadline)
         waiter = self._waiter(ask)
         ending = "rejected"
@@ -190,6 +195,7 @@ class Admission(Policy):
                 raise
             with self._lock:
                 self.counts.add(ending)
+                self.counts.seconds += _clock.monotonic() - began
 
     def _step_out(self, ask: Ask, waiter: Waiter, *, wake: bool = False) -> None:
         with self._lock:
@@ -241,18 +247,45 @@ class Counts:
     How calls fared at a gate, in this process.
 
     Attributes:
-        acquired: Admitted at once.
+        acquired: Admitted at once. A circuit breaker leaves it at 0: its circuit counts how calls ended.
         waited: Admitted after waiting.
         rejected: Refused at once.
         timed_out: Gave up waiting.
         cancelled: Cancelled while waiting.
+        seconds: Time spent waiting, however it ended.
+        raised: How often the limit was raised.
+        lowered: How often it was lowered.
 
     """
 
-    __slots__ = ("acquired", "cancelled", "rejected", "timed_out", "waited")
+    __slots__ = (
+        "acquired", "cancelled", "lowered", "raised", "rejected", "seconds", "timed_out", "waited",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.acquired = self.waited = self.rejected = self.timed_out = self.cancelled = 0
+        self.seconds: Seconds = 0.0
+        self.raised = self.lowered = 0
+
+    def change(self, *, is_raised: bool) -> None:
+        """Count one change of the limit."""
+        if is_raised:
+            self.raised += 1
+        else:
+            self.lowered += 1
+
+    def readings(self, kind: str) -> Iterator[Reading]:
+        """Return what telemetry knows of a limiter of that *kind*."""
+        requests, result = f"resilience.{kind}.requests", "resilience.limiter.result"
+        yield Reading(requests, self.acquired, ((result, "acquired"),))
+        yield Reading(requests, self.waited, ((result, "acquired_after_wait"),))
+        yield Reading(requests, self.rejected, ((result, "rejected"),))
+        yield Reading(requests, self.timed_out, ((result, "wait_timeout"),))
+        yield Reading(requests, self.cancelled, ((result, "cancelled"),))
+        yield Reading(f"resilience.{kind}.wait.time", self.seconds)
+        changes, change = f"resilience.{kind}.limit_changes", "resilience.limiter.change"
+        yield Reading(changes, self.raised, ((change, "increase"),))
+        yield Reading(changes, self.lowered, ((change, "decrease"),))
 
     def add(self, ending: str) -> None:
         """Count one more of the kind named *ending*."""

@@ -1,17 +1,18 @@
 """Retry budgets by name: whoever retries under one name spends from one budget."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from resilience._runtime.hot import epoch
-from resilience.typing import Budget
+if TYPE_CHECKING:
+    from resilience.typing import Budget
 
-_by_name: dict[str, Budget] = {}
+_by_name: "dict[str, Budget]" = {}
 
-make: Callable[[str], Budget] | None = None
+make: "Callable[[str], Budget] | None" = None
 """Makes the default budget of a name. The composition root sets it."""
 
 
-def named(name: str) -> Budget:
+def named(name: str) -> "Budget":
     """
     Return the budget of *name*, making it when it is first asked for.
 
@@ -28,12 +29,14 @@ def named(name: str) -> Budget:
     return budget
 
 
-def replace(registry: dict[str, Budget]) -> dict[str, Budget]:
+def replace(registry: "dict[str, Budget]") -> "dict[str, Budget]":
     """
     Put *registry* in charge and return the former one, for tests that must not share budgets.
 
     Calls that are under way keep the budget that they began with.
     """
+    from resilience._runtime.hot import epoch  # noqa: PLC0415  # so that the front door needs this file alone
+
     global _by_name
     former, _by_name = _by_name, registry
     epoch.end()

@@ -1,35 +1,33 @@
 """
 Policies and a function's own signature become one function: the success path of every policy, inlined.
 
-A policy writes its success path as statements, in its ``_hot.py``, next to the methods that they repeat.
-Here they are put around one call of the user's function. Whatever is not plain success goes the slow way,
+A policy writes its success path as statements, in its ``_hot.py``, next to the methods that they repeat. They
+are put around one call of the user's function (``text.py``). Whatever is not plain success goes the slow way,
 as flows: before anything was taken, simply by making the call there; after the function failed, as a
-`Replay`, in which each gate finds the token of what it gave out, and the call its outcome.
+`Replay`, in which each policy finds the token of what it gave out, and the call its outcome.
 
 The environment variable ``RESILIENCE_COMPILE=0`` lets every call go the slow way.
 """
 
-import functools
 import inspect
 import itertools
-import keyword
 import linecache
 import os
+import re
 import sys
 import weakref
-from collections.abc import Callable, Iterable
-from string import Template
+from collections.abc import Callable
 from types import CodeType, CoroutineType, FunctionType
 from typing import Any, Final
 
 from resilience import _clock
-from resilience._runtime import drive
-from resilience._runtime.flow import Inner
-from resilience._runtime.hot import Hot, Replay, epoch, request
+from resilience._runtime import drive, text
+from resilience._runtime.flow import Call, Flow, Inner
+from resilience._runtime.hot import Hot, Replay, epoch
 from resilience._runtime.policy import Binding, Policy
-from resilience.deadline import current_deadline, usage
-
-INDENT: Final = "    "
+from resilience._runtime.text import Part, Signature
+from resilience.deadline import _innermost as block
+from resilience.deadline import usage
 
 _numbers = itertools.count(1)
 
@@ -52,27 +50,26 @@ def compiled(
     except (TypeError, ValueError):
         return None
     parameters = list(signature.parameters.values())
-    if any(_is_reserved(each.name) for each in parameters):
+    if any(text.is_reserved(each.name) for each in parameters):
         return None
-    return Wrapper(policy, fn, name, slow, parameters, is_async=is_async).guarded
+    return Wrapper(policy, fn, name, slow, parameters, is_async=is_async).function()
 
 
 def source_of(guarded: Callable[..., Any]) -> str | None:
-    """Return the text that *guarded* was generated from, or None if it was not."""
-    code: CodeType | None = getattr(guarded, "__code__", None)
-    if code is None or not code.co_filename.startswith("<resilience"):
-        return None
-    return "".join(linecache.getlines(code.co_filename))
+    """Return the text that *guarded* is generated from at present, or None if it is not."""
+    wrapper: Wrapper | None = getattr(guarded, "__globals__", {}).get("wrapper")
+    return wrapper.source if isinstance(wrapper, Wrapper) else None
 
 
 class Wrapper:
     """
     One function that is guarded, and what is needed to generate it anew when something has changed.
 
-    Attributes:
-        guarded: The function. It stays the same object; its code is replaced. While a policy has no
-            success path to write out, every call goes the slow way.
+    Its code is that of a stub before the first call, and again once the epoch has ended: the stub puts the
+    present code in its place. The function stays the same object. While a policy has no success path to write
+    out, every call goes the slow way.
 
+    The function owns this object, which knows it by weak reference: no cycle, and so nothing to collect.
     """
 
     def __init__(
@@ -85,169 +82,176 @@ class Wrapper:
         *,
         is_async: bool,
     ) -> None:
-        self._policy, self._name, self._is_async = policy, name, is_async
-        self._parameters = parameters
-        self._serials: dict[int, int] = {}  # of policies; they stay in the namespace, so no id comes again
+        self._policy, self._fn, self._name, self._slow = policy, fn, name, slow
+        self._signature = Signature(name, parameters, is_async=is_async)
+        self._looks = not is_async
         self._filename = f"<resilience {name} {next(_numbers)}>"
-        flow = policy.flow_for(name)
-        self._namespace: dict[str, Any] = {
+        self._namespace: dict[str, Any] | None = {
             "__name__": fn.__module__ if isinstance(fn, FunctionType) else __name__,
+            "block": block.get,
             "clock": _clock,
             "CoroutineType": CoroutineType,
-            "deadline_in_force": current_deadline,
-            "deadlines": usage,
-            "epoch": epoch,
+            "first": self._afirst if is_async else self._first,
             "fn": fn,
             "reject": _reject,
-            "renew": self.renew,
             "Replay": Replay,
-            "replayed": functools.partial(_areplayed if is_async else _replayed, flow, fn),
+            "set_block": block.set,
             "slow": slow,
+            "wrapper": self,
             **{f"default_{each.name}": each.default for each in parameters},
         }
-        self.guarded = self._made()
-        self._namespace["guarded"] = self.guarded
-        weakref.finalize(self.guarded, linecache.cache.pop, self._filename, None)
+        if is_async:
+            from resilience._runtime import _asyncio_queue  # noqa: PLC0415  # asyncio comes with async functions
 
-    def renew(self) -> None:
-        """Generate the code anew."""
-        self.guarded.__code__ = self._made().__code__
+            self._namespace |= _asyncio_queue.NAMES
+        self._made = self._code(self._namespace)
 
-    def _made(self) -> FunctionType:
-        made_in = epoch.n  # first: what changes from here on ends this epoch
-        hots = self._policy.hots(Binding(self._name))
-        source, names = self._written(hots)
-        self._namespace.update(names, made_in=made_in)
-        lines = source.splitlines(keepends=True)
-        linecache.cache[self._filename] = (len(source), None, lines, self._filename)
+    def function(self) -> FunctionType:
+        """Return the function, which owns this object from here on."""
         found: dict[str, Any] = {}
-        exec(compile(source, self._filename, "exec"), self._namespace, found)  # noqa: S102  # it is our own text
-        made: FunctionType = found[_function_name(self._name)]
+        namespace, self._namespace = self._namespace, None  # the function's, which has a name for this object
+        exec(_template(text.stub(self._signature), frozenset())[0], namespace, found)  # noqa: S102  # our own text
+        guarded: FunctionType = found[self._signature.function]
+        self._stub = guarded.__code__
+        self._guarded = weakref.ref(guarded)
+        weakref.finalize(self, linecache.cache.pop, self._filename, None).atexit = False
+        with epoch.lock:
+            epoch.functions.add(self)
+        return guarded
+
+    @property
+    def source(self) -> str:
+        """The text of the present code."""
+        self._renewed()
+        return "".join(linecache.getlines(self._filename))
+
+    def retire(self) -> None:
+        """Let the next call look the code over."""
+        guarded = self._guarded()
+        if guarded is not None:
+            guarded.__code__ = self._stub
+
+    def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call with code that is up to date, and let the next ones have it."""
+        return self._current()(*args, **kwargs)
+
+    async def _afirst(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return await self._current()(*args, **kwargs)
+
+    def _current(self) -> Callable[..., Any]:
+        made, guarded = self._renewed(), self._guarded()
+        self._install(made)
+        # Not the function itself, which has no such code any more if the epoch has just ended.
+        return self._slow if guarded is None or guarded.__code__ is not made[1] else guarded
+
+    def is_plain(self) -> None:
+        """Look no more for a coroutine: a function that has once returned something else will return none."""
+        self._looks = False
+        self._made = (-1, self._stub)
+        self._install(self._renewed())
+
+    def _renewed(self) -> tuple[int, CodeType]:
+        made, guarded = self._made, self._guarded()
+        if made[0] != epoch.n and guarded is not None:
+            self._made = made = self._code(guarded.__globals__)
         return made
 
-    def _written(self, hots: list[tuple[Policy, Hot]] | None) -> tuple[str, dict[str, object]]:
-        names: dict[str, object] = {}
-        parts: list[Part] = []
-        for policy, hot in hots or ():
-            serial = self._serials.setdefault(id(policy), len(self._serials) + 1)
-            part = Part(policy, hot, serial)
-            names.update(part.objects)
-            parts.append(part)
-        head = "async def" if self._is_async else "def"
-        lines = [f"{head} {_function_name(self._name)}({_declared(self._parameters)}):"]
-        body = _renewal(_passed(self._parameters), self._is_async)
+    def _install(self, made: tuple[int, CodeType]) -> None:
+        guarded = self._guarded()
+        with epoch.lock:
+            if guarded is not None and made[0] == epoch.n:
+                guarded.__code__ = made[1]
+
+    def _code(self, namespace: dict[str, Any]) -> tuple[int, CodeType]:
+        """Return the code of the present epoch, and the epoch's number; *namespace* gets what it looks up."""
+        made_in = epoch.n  # first: what changes from here on ends this epoch
+        hots = self._policy.hots(Binding(self._name))
+        objects: dict[str, object] = {}
         if hots is None:
-            body.append(_slow(_passed(self._parameters), self._is_async))
+            source = text.plain(self._signature)
         else:
-            body += _body(parts, self._parameters, self._is_async)
-        lines += _indented(body)
-        return "\n".join(lines) + "\n", names
+            parts = [Part(each, place) for place, (_, each) in enumerate(hots, 1)]
+            source = text.hot(self._signature, parts, for_deadline=usage.used, for_coroutine=self._looks)
+            objects["plan"] = Plan(hots, self._policy.flow_for(self._name), self._fn, self._slow)
+            for part in parts:
+                objects |= part.objects
+        module, by_name = _template(source, frozenset(objects))
+        namespace |= {name: objects[name] for name in by_name}
+        code: CodeType = next(each for each in module.co_consts if isinstance(each, CodeType))
+        consts = tuple(
+            objects[each[1:]] if isinstance(each, str) and each[:1] == _MARK else each
+            for each in code.co_consts
+        )
+        linecache.cache[self._filename] = (len(source), None, source.splitlines(True), self._filename)
+        return made_in, code.replace(co_consts=consts, co_filename=self._filename)
 
 
-class Part:
-    """The statements of one policy, with the names of one function."""
+class Plan:
+    """
+    What one generation of a function's code goes by when a call is not plain success.
 
-    def __init__(self, policy: Policy, hot: Hot, serial: int) -> None:
-        self._names = _Names(f"_{serial}")
-        self.policy_name = f"policy_{serial}"
-        self.objects: dict[str, object] = {self.policy_name: policy}
-        self.objects |= {self._names[name]: value for name, value in hot.names.items()}
-        self.hot = hot
+    Attributes:
+        policies: The policies, the first the outermost.
+        hots: Their statements.
 
-    def text(self, statement: str) -> str:
-        return Template(statement).substitute(self._names)
+    """
 
-    def texts(self, statements: Iterable[str]) -> list[str]:
-        return [self.text(each) for each in statements]
+    __slots__ = ("_flow", "_fn", "_slow", "hots", "policies")
 
+    def __init__(
+        self, hots: list[tuple[Policy, Hot]], flow: Inner, fn: Callable[..., Any], slow: Callable[..., Any]
+    ) -> None:
+        self.policies = tuple(policy for policy, _ in hots)
+        self.hots = tuple(hot for _, hot in hots)
+        self._flow, self._fn, self._slow = flow, fn, slow
 
-class _Names(dict[str, str]):
-    """Every name with the policy's own ending."""
+    def replayed(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Go on with a call whose first attempt has failed."""
+        return drive.unwrap(drive.run(self._request(replay, args, kwargs)))
 
-    def __init__(self, ending: str) -> None:
-        super().__init__()
-        self._ending = ending
+    async def areplayed(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Go on, in this task, with a call whose first attempt has failed."""
+        from resilience._runtime import adrive  # noqa: PLC0415  # imported with the first async function
 
-    def __missing__(self, name: str) -> str:
-        return name + self._ending
+        return drive.unwrap(await adrive.run(self._request(replay, args, kwargs)))
 
+    def _request(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow:
+        call = Call(self._fn, args, kwargs)
+        call.replay = replay
+        return self._flow(call)
 
-def _renewal(passed: str, is_async: bool) -> list[str]:
-    awaited = "await " if is_async else ""
-    return ["if epoch.n != made_in:", f"{INDENT}renew()", f"{INDENT}return {awaited}guarded({passed})"]
+    def refused(self, place: int, tokens: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Raise what a call raises that the policy at *place* refuses, or make it the slow way."""
+        replay = self._refusal(place, tokens)
+        if replay is None:
+            return self._slow(*args, **kwargs)
+        try:
+            if replay.settle():
+                raise replay.error
+            return self.replayed(replay, args, kwargs)
+        finally:
+            replay.close()
+            del replay
 
+    async def arefused(
+        self, place: int, tokens: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Do as `refused` does, in this task."""
+        replay = self._refusal(place, tokens)
+        if replay is None:
+            return await self._slow(*args, **kwargs)
+        try:
+            if replay.settle():
+                raise replay.error
+            return await self.areplayed(replay, args, kwargs)
+        finally:
+            replay.close()
+            del replay
 
-def _slow(passed: str, is_async: bool) -> str:
-    return f"return {'await ' if is_async else ''}slow({passed})"
-
-
-def _body(parts: list[Part], parameters: list[inspect.Parameter], is_async: bool) -> list[str]:
-    awaited = "await " if is_async else ""
-    passed = _passed(parameters)
-    slow = _slow(passed, is_async)
-    release = [line for part in reversed(parts) for line in part.texts(part.hot.release)]
-    let_go = [*release, *(line for part in reversed(parts) for line in part.texts(part.hot.let_go))]
-    reads_began = any(part.hot.reads_began for part in parts)
-    reads_now = any(part.hot.reads_now for part in parts)
-    body = ["if deadlines.used and deadline_in_force() is not None:", INDENT + slow]
-    for part in parts:
-        for condition in part.texts(part.hot.unless):
-            body += [f"if {condition}:", INDENT + slow]
-    if reads_began:
-        body.append("began = clock.monotonic()")
-    taken: list[Part] = []
-    for part in parts:
-        body += part.texts(part.hot.take)
-        if part.hot.refused is not None:
-            body.append(f"if {part.text(part.hot.refused)}:")
-            body += [INDENT + line for each in reversed(taken) for line in each.texts(each.hot.undo)]
-            body.append(INDENT + slow)
-        body += part.texts(part.hot.taken)
-        taken.append(part)
-    tokens = ", ".join(
-        f"({part.policy_name}, {part.text(part.hot.token)})" for part in parts if part.hot.token
-    )
-    began = "began" if reads_began else "None"
-    good = list(release)
-    if not is_async:
-        held = [line for part in reversed(parts) for line in part.texts(part.hot.let_go)]
-        good += ["if type(value) is CoroutineType:", *_indented([*held, "reject(fn, value)"])]
-    if reads_now:
-        good.append("now = clock.monotonic()")
-    for part in reversed(parts):
-        good += part.texts(part.hot.good)
-    body += ["try:", f"{INDENT}value = {awaited}fn({passed})"]
-    body += ["except Exception as error:", f"{INDENT}failure = error"]
-    if let_go:
-        body += ["except BaseException:", *_indented([*let_go, "raise"])]
-    body += ["else:", *_indented([*good, "return value"])]
-    body += [
-        "replay = None",
-        "try:",
-        f"{INDENT}replay = Replay(failure, {began}, [{tokens}])",
-        f"{INDENT}return {awaited}replayed(replay, {_as_arguments(parameters)})",
-        "finally:",
-        f"{INDENT}del failure",  # no cycle: frame -> error -> traceback -> frame
-        f"{INDENT}if replay is not None:",
-        f"{INDENT}{INDENT}replay.close()",
-    ]
-    if let_go:
-        body += [f"{INDENT}else:", *_indented(_indented(let_go))]
-    return body
-
-
-def _indented(lines: Iterable[str]) -> list[str]:
-    return [INDENT + line for line in lines]
-
-
-def _replayed(flow: Inner, fn: Callable[..., Any], replay: Replay, args: Any, kwargs: Any) -> Any:
-    return drive.unwrap(drive.run(request(flow, fn, args, kwargs, replay)))
-
-
-async def _areplayed(flow: Inner, fn: Callable[..., Any], replay: Replay, args: Any, kwargs: Any) -> Any:
-    from resilience._runtime import adrive  # noqa: PLC0415  # anyio comes with the first async function
-
-    return drive.unwrap(await adrive.run(request(flow, fn, args, kwargs, replay)))
+    def _refusal(self, place: int, tokens: list[Any]) -> Replay | None:
+        refuse = self.hots[place].refuse
+        error = None if refuse is None else refuse()
+        return None if error is None else Replay(self, [*tokens, None], error, None, at=self.policies[place])
 
 
 def _reject(fn: Callable[..., Any], value: Any) -> None:
@@ -255,57 +259,41 @@ def _reject(fn: Callable[..., Any], value: Any) -> None:
     raise TypeError(drive.returned_a_coroutine(fn))
 
 
-def _function_name(name: str) -> str:
-    last = name.rpartition(".")[2]
-    return "guarded_call" if _is_reserved(last) or keyword.iskeyword(last) else last
+_MARK: Final = "@"
+"""What the name of an object begins with where the object itself will stand, as a constant."""
+
+_templates: Final[dict[tuple[str, frozenset[str]], tuple[CodeType, frozenset[str]]]] = {}
 
 
-def _is_reserved(name: str) -> bool:
-    """Whether generated text cannot use *name*, as it uses it otherwise: what ends so is a policy's."""
-    return name in RESERVED or not name.isidentifier() or name.rpartition("_")[2].isdigit()
+def _template(source: str, names: frozenset[str]) -> tuple[CodeType, frozenset[str]]:
+    """
+    Compile *source*, once for each text; *names* of objects in it become constants that are put in later.
+
+    As constants the objects live as long as the code. Only where their attributes are used: the compiler
+    believes that it knows whether a constant is true, and warns of one that is called. The others are
+    returned; they are looked up by name.
+    """
+    key = (source, names)
+    template = _templates.get(key)
+    if template is None:
+        by_name = {name for name in _WORD.findall(source) if name in names}
+
+        # In the text, since not every Python can take two threads that parse into objects of ``ast``.
+        def constant(found: re.Match[str]) -> str:
+            name = found[1]
+            return f"'{_MARK}{name}'." if name in names else found[0]
+
+        template = compile(_OWNER.sub(constant, source), "<resilience>", "exec"), frozenset(by_name)
+        if len(_templates) < MOST_TEMPLATES:
+            _templates[key] = template
+    return template
 
 
-def _declared(parameters: list[inspect.Parameter]) -> str:
-    texts: list[str] = []
-    before: inspect.Parameter | None = None
-    for each in parameters:
-        if before is not None and before.kind is before.POSITIONAL_ONLY is not each.kind:
-            texts.append("/")
-        starless = before is None or before.kind not in (before.VAR_POSITIONAL, before.KEYWORD_ONLY)
-        if each.kind is each.KEYWORD_ONLY and starless:
-            texts.append("*")
-        default = "" if each.default is each.empty else f"=default_{each.name}"
-        texts.append(_STARS.get(each.kind, "") + each.name + default)
-        before = each
-    if before is not None and before.kind is before.POSITIONAL_ONLY:
-        texts.append("/")
-    return ", ".join(texts)
+_OWNER: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)\.(?=[A-Za-z_])")
+"""A name, of which an attribute is used."""
 
+_WORD: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(?![\w.])")
+"""A name that is used itself."""
 
-def _passed(parameters: list[inspect.Parameter]) -> str:
-    return ", ".join(
-        _STARS.get(each.kind, "") + (f"{each.name}=" if each.kind is each.KEYWORD_ONLY else "") + each.name
-        for each in parameters
-    )
-
-
-def _as_arguments(parameters: list[inspect.Parameter]) -> str:
-    """Return expressions for a tuple of the positional and a dict of the keyword arguments."""
-    keywords = [each for each in parameters if each.kind in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
-    positional = [each for each in parameters if each not in keywords]
-    return f"({_passed(positional)}{',' if positional else ''}), dict({_passed(keywords)})"
-
-
-_STARS: Final[dict[object, str]] = {
-    inspect.Parameter.VAR_POSITIONAL: "*",
-    inspect.Parameter.VAR_KEYWORD: "**",
-}
-
-RESERVED: Final = frozenset(
-    {
-        "BaseException", "CoroutineType", "Exception", "Replay", "began", "clock", "deadline_in_force",
-        "deadlines", "dict", "epoch", "error", "failure", "fn", "guarded", "guarded_call", "made_in", "now",
-        "reject", "renew", "replay", "replayed", "slow", "type", "value",
-    }
-)  # fmt: skip
-"""Names that the generated text uses; a function with a parameter of such a name goes the slow way."""
+MOST_TEMPLATES: Final = 1_000
+"""Texts whose code is kept; what comes after is compiled each time."""

@@ -24,7 +24,7 @@ from resilience._runtime.flow import (
     Waiter,
 )
 from resilience.deadline import _innermost as innermost
-from resilience.deadline import bounded, current_deadline, usage
+from resilience.deadline import bounded, current_deadline, until_of, usage
 from resilience.errors import DeadlineExceededError
 from resilience.outcome import Outcome
 from resilience.priority import priority_of, priority_scope
@@ -194,7 +194,7 @@ class _Revocable(bounded):
     def __init__(self) -> None:
         # In the thread that spawns: the other one runs in a copy of this context.
         self.outer = innermost.get()
-        self.until = None if self.outer is None else self.outer.until
+        self.until = until_of(self.outer)
 
     def __enter__(self) -> None:
         innermost.set(self)
@@ -202,11 +202,11 @@ class _Revocable(bounded):
     def revoke(self, context: contextvars.Context) -> None:
         """Let time be up for what runs in this block, which is in *context*, and in the blocks inside it."""
         now = _clock.monotonic()
-        usage.used = True
+        usage.begin()
         self.until = now
         inside: list[bounded] = []
         block = context.get(innermost)
-        while block is not None and block is not self:
+        while isinstance(block, bounded) and block is not self:
             inside.append(block)
             block = block.outer
         if block is self:  # else it has not begun, or is over, and those blocks are not its own

@@ -219,8 +219,7 @@ Command: TypeAlias = Call | Sleep | Park | Bound | Nursery | Spawn | Dispose
 def leaf(call: Call) -> Flow:
     """Return the innermost flow: call the function, once, unless generated code has done so."""
     replay = call.replay
-    if replay is not None and replay.outcome is not None:
-        done, replay.outcome = replay.outcome, None
-        return done
+    if replay is not None and replay.is_at(None):
+        return (yield from replay.found())
     outcome: Outcome[Any] = yield call
     return outcome

@@ -36,7 +36,7 @@ def register(follower: Follower) -> None:
 
 
 def _renew() -> None:
-    epoch.end()
+    epoch.after_fork()
     errors: list[BaseException] = []
     for reference in list(_followers.values()):
         if (follower := reference()) is not None:

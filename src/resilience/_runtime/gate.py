@@ -5,9 +5,11 @@ from typing import Any, ClassVar, TypeVar
 from resilience import _clock
 from resilience._core.permit import Refusal
 from resilience._runtime.admission import Acquiring, Admission, Ask, Decision
-from resilience._runtime.flow import Call, Flow, Inner
+from resilience._runtime.flow import PLAIN, Call, Flow, Inner
+from resilience._runtime.hot import Fail
 from resilience._runtime.permit import Guard, Hold, Permit, Rejection
 from resilience._runtime.policy import Binding, Judge, Step
+from resilience._runtime.watch import watch
 from resilience.errors import DeadlineExceededError, RejectedError
 from resilience.outcome import Outcome, Verdict
 from resilience.typing import Seconds
@@ -102,6 +104,24 @@ class Gate(Admission):
             raise
         return outcome
 
+    def failing(self, judge: Judge) -> Fail:
+        """Return what settles a call that failed in generated code, as `step_for` does."""
+
+        def fail(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:
+            verdict, token = judge(outcome, PLAIN), tokens[place]
+            with self._lock:
+                now = _clock.monotonic()
+                if verdict is Verdict.IGNORED:
+                    tokens[place] = self._release(token, now, cancelled=False)
+                else:
+                    started = now if began is None else began
+                    tokens[place] = self._settle(token, verdict, now, started, outcome.retry_after)
+                if self.settling_frees or verdict is Verdict.IGNORED:
+                    self._wake_for(token)
+            self._changed()
+
+        return fail
+
     def _end(
         self, hold: Hold, judge: Judge, call: Call, started: Seconds, ending: Outcome[Any] | None
     ) -> None:
@@ -117,4 +137,10 @@ class Gate(Admission):
         self._give_back(hold)
 
     def _refused(self, refusal: Refusal) -> RejectedError:
+        if watch.note is not None:
+            watch.note(self.name, {"resilience.outcome": "rejected", **self._bearings()})
         return self.error(self.name, refusal.retry_after)
+
+    def _bearings(self) -> dict[str, str]:
+        """Return what a refused call's span is told of the gate, by the names of the telemetry registry."""
+        return {}

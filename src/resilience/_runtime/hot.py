@@ -1,12 +1,24 @@
 """What generated code repeats of a policy: its success path, as statements."""
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias, cast
+from weakref import WeakSet
 
-from resilience._runtime.flow import Call, Inner
+from resilience.deadline import usage
 from resilience.outcome import Outcome
 from resilience.typing import Seconds
+
+Fail: TypeAlias = Callable[[list[Any], int, Outcome[Any], Seconds | None], object]
+"""
+Lets a policy take its part of a failure, if it need do no more than note it. Takes a list of tokens, the
+place of its own in it, how the call ended and when it began. The token it used is replaced by None, in the
+very line that uses it; one that is still there says that nothing has changed.
+"""
+
+ELSE: Final = "else"
+"""What `Hot.refused` is if the last statement of `Hot.take` is an ``if`` of one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +36,16 @@ class Hot:
         names: The objects that the statements use.
         unless: Conditions under which the call goes the slow way, before anything is taken.
         take: Statements that take what the policy gives out.
-        refused: Whether that failed, so that the call goes the slow way.
+        refused: Whether that failed, so that the call goes the slow way; or `ELSE`.
         taken: Statements for once it is taken.
         undo: Statements that give it back as if it had never been taken: a later policy refused.
         release: Statements that give back what is held during the call; at once, before anything else.
         good: Statements for when the call ended well.
         let_go: Statements, after *release*, for when it was cut short and nothing is learnt.
         token: Expression for what a flow would hold, made when the call failed.
+        refuse: Returns the error of a call that *unless* or *refused* stopped, or None if a flow must say.
+        fail: Takes the policy's part of a failure without a flow, where that is plain.
+        limit: Bounds the time that the call may take, to ``$settings.duration``.
         reads_began: Whether a statement reads ``began``.
         reads_now: Whether a statement of *good* reads ``now``.
 
@@ -46,70 +61,180 @@ class Hot:
     good: tuple[str, ...] = ()
     let_go: tuple[str, ...] = ()
     token: str | None = None
+    refuse: Callable[[], Exception | None] | None = None
+    fail: Fail | None = None
+    limit: "Limit | None" = None
     reads_began: bool = False
     reads_now: bool = False
+
+
+NOTHING: Final = Hot()
+"""The statements of a policy that lets every call pass and learns nothing."""
+
+
+class Tally:
+    """
+    Good calls that generated code has counted for a policy and for the budget that it spends from.
+
+    Attributes:
+        good: Calls that ended well at the first attempt.
+        seen: How many of them the budget has taken note of.
+
+    """
+
+    __slots__ = ("good", "seen")
+
+    def __init__(self) -> None:
+        self.good = self.seen = 0
+
+
+class Limit(Protocol):
+    """
+    A policy that bounds the time of what is inside it.
+
+    Attributes:
+        queue: That of the event loop which asked last: what is under way there.
+
+    """
+
+    queue: Any
+
+    def queue_of(self, loop: Any) -> Any:
+        """Return the queue of *loop*; None if calls must go the slow way there."""
+        ...
+
+    def out_of_time(self, seconds: Seconds) -> Exception:
+        """Return the error of a call that used up its *seconds*, and count it."""
+        ...
+
+
+class Renewable(Protocol):
+    """A function whose code was generated."""
+
+    def retire(self) -> None:
+        """Let the next call look the code over."""
+        ...
 
 
 class Epoch:
     """
     Counts changes of what generated code was made from: settings, policies, budgets, a fork.
 
+    Code does not ask whether it is still up to date: whoever changes something ends the epoch, and that takes
+    away all code there is.
+
     Attributes:
         n: How many there were.
+        lock: Held while code is put in place or taken away.
+        functions: All functions with generated code.
 
     """
 
-    __slots__ = ("n",)
+    __slots__ = ("functions", "lock", "n")
 
     def __init__(self) -> None:
         self.n = 0
+        self.lock = threading.RLock()
+        self.functions: WeakSet[Renewable] = WeakSet()
 
     def end(self) -> None:
         """Let all generated code be looked over before its next call."""
-        self.n += 1
+        with self.lock:
+            self.n += 1
+            for function in self.functions:
+                function.retire()
+
+    def after_fork(self) -> None:
+        """Begin anew in a child, where nobody holds the lock."""
+        self.lock = threading.RLock()
+        self.end()
 
 
 epoch: Final = Epoch()
+usage.listeners.append(epoch.end)  # code that was made before does not look for deadlines
+
+
+class Doing(Protocol):
+    """
+    What a `Replay` must know of the code that it comes from.
+
+    Attributes:
+        policies: The policies that take part, the first the outermost.
+        hots: Their statements.
+
+    """
+
+    policies: tuple[Any, ...]
+    hots: tuple[Hot, ...]
 
 
 class Replay:
     """
     A call whose first attempt has run already, in generated code, and failed.
 
-    Its flow takes over what that attempt holds, each gate its own token, and finds the outcome where it would
-    have called the function.
+    From the innermost outwards, each policy takes its part of the failure, as far as that is plain. The flow
+    of the others takes over what they hold, each its own token, and finds the outcome where they are.
 
     Attributes:
-        outcome: How the attempt ended; None once the flow has taken it.
+        plan: Where it comes from.
+        tokens: What each of the policies holds; None for nothing.
+        error: What the attempt failed with.
         began: Instant at which the call began, or None if nobody looked.
-        tokens: For each gate that has not taken its token yet: the gate and the token.
+        at: The policy within which everything is over, so that the outcome is its; None for the function.
 
     """
 
-    __slots__ = ("began", "outcome", "tokens")
+    __slots__ = ("_outcome", "at", "began", "error", "plan", "tokens")
 
-    def __init__(self, error: Exception, began: Seconds | None, tokens: list[tuple[Any, Any]]) -> None:
-        # First, so that whoever closes this one finds them.
-        self.tokens = {id(gate): (gate, token) for gate, token in tokens}
-        self.outcome: Outcome[Any] | None = Outcome(error=error)
-        self.began = began
+    def __init__(
+        self, plan: Doing, tokens: list[Any], error: Exception, began: Seconds | None, at: object = None
+    ) -> None:
+        self.tokens, self.plan = tokens, plan  # first, so that whoever closes this one finds them
+        self.error, self.began, self.at = error, began, at
+        self._outcome: Outcome[Any] | None = Outcome(error=error)
+
+    def is_at(self, policy: object) -> bool:
+        """Whether the outcome is to be found at *policy*, and nobody has found it yet."""
+        return self.at is policy and self._outcome is not None
+
+    def settle(self) -> bool:
+        """Let policies take their part, from the innermost outwards; return whether that was all of them."""
+        outcome, tokens = cast("Outcome[Any]", self._outcome), self.tokens
+        is_cut = self.at is not None  # those further in were cut short, and have learnt nothing
+        for place in range(len(tokens) - 1, -1, -1):
+            policy = self.plan.policies[place]
+            if is_cut:
+                if policy is self.at:
+                    is_cut = False
+                elif tokens[place] is not None:
+                    tokens[place] = policy._give_back_token(tokens[place])
+                continue
+            fail = self.plan.hots[place].fail
+            if fail is None:
+                return False
+            fail(tokens, place, outcome, self.began)
+            if tokens[place] is not None:
+                return False
+            self.at = policy
+        return True
 
     def take(self, gate: object) -> Any:
         """Return the token of *gate*, once; None if there is none."""
-        entry = self.tokens.pop(id(gate), None)
-        return None if entry is None else entry[1]
+        for place in range(len(self.tokens)):
+            if self.plan.policies[place] is gate:
+                token, self.tokens[place] = self.tokens[place], None
+                return token
+        return None
+
+    def found(self) -> Generator[Any, Any, Outcome[Any]]:
+        """Return the flow of what is over: it returns at once how the attempt ended."""
+        outcome, self._outcome = cast("Outcome[Any]", self._outcome), None
+        return outcome
+        yield  # which makes it a flow
 
     def close(self) -> None:
-        """Give back what no gate has taken: the flow was interrupted before it came there."""
-        while self.tokens:
-            _, (gate, token) = self.tokens.popitem()
-            gate._give_back_token(token)
-
-
-def request(
-    flow: Inner, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], replay: Replay
-) -> Any:
-    """Return the flow of the call that *replay* is about."""
-    call = Call(fn, args, kwargs)
-    call.replay = replay
-    return flow(call)
+        """Give back what nobody has taken: the flow was interrupted before it came there."""
+        for place, token in enumerate(self.tokens):
+            if token is not None:
+                self.tokens[place] = None
+                self.plan.policies[place]._give_back_token(token)

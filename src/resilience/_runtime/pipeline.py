@@ -8,9 +8,10 @@ from typing import ParamSpec, TypeVar
 from weakref import WeakSet
 
 from resilience._runtime import compose, fork, wrap
-from resilience._runtime.flow import Call, Flow, Inner, leaf
+from resilience._runtime.flow import Call, Flow, Inner
 from resilience._runtime.hot import Hot, epoch
-from resilience._runtime.policy import Binding, Policy, Step, inherited_problems, nest
+from resilience._runtime.policy import Binding, Policy, Step, checked, inherited_problems, nest
+from resilience._runtime.watch import watched
 from resilience.errors import ConfigError, ConfigWarning, Problem
 from resilience.events import emit, held_back
 from resilience.outcome import CallContext, Classifier, ErrorMatch, errors_in
@@ -114,21 +115,27 @@ class Pipeline(Policy):
             policy.adopt_name(name)
 
     def _adopt(self) -> None:
-        """Let the pipelines in this one know, since their reloads are checked here too."""
+        """Tell its policies who is inside whom, and its pipelines whose reloads are checked here too."""
         for policy in self._policies:
             if isinstance(policy, Pipeline):
                 policy._outers.add(self)
+        calls_again = False
+        for part in self.parts:
+            part._is_inner = calls_again
+            calls_again = calls_again or part.traits.repeats or part.traits.races
+        for outer in self._outers:
+            outer._adopt()
 
     def step_for(self, binding: Binding) -> Step:
         """Return the step that goes through every policy, following later reloads."""
         return _Bound(self, Binding(self.adopt_name(binding.name), binding.classify)).step
 
-    def hots(self, binding: Binding) -> list[tuple[Policy, Hot]] | None:
+    def own_hots(self, binding: Binding) -> list[tuple[Policy, Hot]] | None:
         """Return the success paths of its policies, in the order of admission."""
         bound = Binding(self.adopt_name(binding.name), self._classify or binding.classify)
         found: list[tuple[Policy, Hot]] = []
         for policy in compose.in_order_of_admission(self._policies):
-            hots = policy.hots(bound)
+            hots = policy.own_hots(bound)
             if hots is None:
                 return None
             found += hots
@@ -138,8 +145,9 @@ class Pipeline(Policy):
         """Return the flow of calls to the function called *name*; *classify* replaces the pipeline's own."""
         if classify is None:
             return super().flow_for(name)
-        bound = _Bound(self, Binding(self.adopt_name(name)), classify)
-        return nest([bound.step], leaf)
+        binding = Binding(self.adopt_name(name))
+        bound = _Bound(self, binding, classify)
+        return watched(self.name, checked(classify), lambda inner: nest([(self, bound.step)], inner))
 
     def bind(
         self,
@@ -316,7 +324,7 @@ class _Bound:
             classify = self._instead or pipeline._classify or self._binding.classify
             binding = Binding(self._binding.name, classify)
             ordered = compose.in_order_of_admission(pipeline.policies)
-            run = nest([policy.step_for(binding) for policy in ordered], inner)
+            run = nest([(policy, policy.step_for(binding)) for policy in ordered], inner)
             self._built = built = (version, inner, run)
         return built[2](call)
 

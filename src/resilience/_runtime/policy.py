@@ -1,17 +1,19 @@
 """What every policy is: a name, a decorator, and a flow around the call."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
 
-from resilience._runtime import wrap
+from resilience._runtime import census, wrap
 from resilience._runtime.arguments import all_right as all_right  # with what else a policy is made of
 from resilience._runtime.arguments import inherited_problems as inherited_problems
 from resilience._runtime.arguments import name_problems as name_problems
+from resilience._runtime.census import Reading
 from resilience._runtime.describe import explained
-from resilience._runtime.flow import Call, Flow, Inner, leaf
+from resilience._runtime.flow import Call, Flow, Inner
 from resilience._runtime.hot import Hot, epoch
+from resilience._runtime.watch import watch, watched
 from resilience.errors import ConfigError, Problem
 from resilience.outcome import (
     CallContext,
@@ -82,7 +84,7 @@ class Policy(ABC):
     Thread-safe, and bound to no event loop: one object serves threads, asyncio and trio at once.
     """
 
-    __slots__ = ("__weakref__", "_classify", "_flow", "_name")
+    __slots__ = ("__weakref__", "_classify", "_flow", "_name", "_is_inner")
 
     kind: ClassVar[str]
     """What it is in telemetry and `describe()`, for example ``circuit_breaker``."""
@@ -98,12 +100,22 @@ class Policy(ABC):
             raise ConfigError(type(self).__name__, problems)
         self._name = name
         self._flow: Inner | None = None
+        self._is_inner = False
+        """Whether a policy around it in its pipeline calls again: then its calls are attempts of that one."""
         self._classify: Classifier | None = classify if on is None else errors_in(on)
+        census.enroll(self)
+
+    def __del__(self, leave: Callable[[Any], None] = census.leave) -> None:
+        leave(self)  # bound, because names are gone when the interpreter ends
 
     @property
     def name(self) -> str:
         """Its own name, else that of the first pipeline or function it was used for."""
         return self._name or self.kind
+
+    def readings(self) -> Iterable[Reading]:
+        """Return every number that it keeps, by the names of the telemetry registry."""
+        return ()
 
     @property
     def traits(self) -> Traits:
@@ -186,8 +198,9 @@ class Policy(ABC):
         cached = self._flow
         if cached is not None and classify is None:
             return cached
-        step = self.step_for(Binding(self.adopt_name(name), classify))
-        flow = nest([step], leaf)
+        binding = Binding(self.adopt_name(name), classify)
+        step = self.step_for(binding)
+        flow = watched(self.name, self._present_judge(binding), lambda inner: nest([(self, step)], inner))
         if classify is None:
             self._flow = flow
         return flow
@@ -198,6 +211,13 @@ class Policy(ABC):
 
         None if there are none, or if somebody wants to judge values: then calls are driven as flows.
         """
+        hots = self.own_hots(binding)
+        if hots is None or watch.watcher is None:
+            return hots
+        return [*watch.watcher.hots(self.adopt_name(binding.name), self._present_judge(binding)), *hots]
+
+    def own_hots(self, binding: Binding) -> "list[tuple[Policy, Hot]] | None":
+        """Return what `hots` does, without those who watch."""
         classify = self._classify or binding.classify
         if classify is not None and not isinstance(classify, ErrorsIn):
             return None
@@ -214,6 +234,10 @@ class Policy(ABC):
     def judge(self, binding: Binding) -> "Judge":
         """Return the classifier in force: its own, else the pipeline's, else the default."""
         return checked(self._classify or binding.classify or any_error_is_bad)
+
+    def _present_judge(self, binding: Binding) -> "Judge":
+        """Return `judge` as it is at each call, for those who stand outside and are not made anew."""
+        return lambda outcome, context: self.judge(binding)(outcome, context)  # noqa: PLW0108  # asked anew
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         """
@@ -292,13 +316,19 @@ def checked(classify: Classifier) -> Judge:
     return judge
 
 
-def nest(steps: "list[Step]", innermost: Inner) -> Inner:
-    """Put the steps around *innermost*; the first step is the outermost."""
+def nest(steps: "list[tuple[Policy, Step]]", innermost: Inner) -> Inner:
+    """Put the steps of the policies around *innermost*; the first is the outermost."""
     inner = innermost
-    for step in reversed(steps):
-        inner = _around(step, inner)
+    for policy, step in reversed(steps):
+        inner = _around(policy, step, inner)
     return inner
 
 
-def _around(step: Step, inner: Inner) -> Inner:
-    return lambda call: step(call, inner)
+def _around(policy: Policy, step: Step, inner: Inner) -> Inner:
+    def flow(call: Call) -> Flow:
+        replay = call.replay
+        if replay is not None and replay.is_at(policy):
+            return replay.found()
+        return step(call, inner)
+
+    return flow

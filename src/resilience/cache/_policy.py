@@ -1,12 +1,13 @@
 """Keep good results for a while, and call once where many ask for the same."""
 
 import threading
-from collections.abc import Callable, Generator, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeAlias
 
 from resilience import _clock
 from resilience._runtime import fork, wrap
+from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call, Command, Dispose, Flow, Inner, Park, Waiter
 from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits, all_right
 from resilience.cache._flight import Flight
@@ -308,6 +309,16 @@ class Cache(Policy):
             rule = "give Cache(key=...) a function that returns a hashable key"
             raise TypeError(f"{wrap.name_of(function)}: {error}; {rule}") from error
         return spot
+
+    def readings(self) -> Iterator[Reading]:
+        """Return where results came from, and how many are kept."""
+        requests, result = "resilience.cache.requests", "resilience.cache.result"
+        yield Reading(requests, self.hits, ((result, "hit"),))
+        yield Reading(requests, self.misses, ((result, "miss"),))
+        yield Reading(requests, self.shared, ((result, "shared"),))
+        yield Reading("resilience.cache.stale_results", self.stale)
+        yield Reading("resilience.cache.usage", len(self._entries), is_level=True)
+        yield Reading("resilience.cache.limit", self.settings.max_entries, is_level=True)
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()

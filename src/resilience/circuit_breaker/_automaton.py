@@ -62,6 +62,7 @@ class Automaton:
         history: The changes of state.
         rejected: Calls refused.
         spared: Calls let pass, while in shadow, that would have been refused.
+        probed: Calls let pass as probes.
         ignored: Calls that ended and taught nothing.
         cancelled: Calls that were cancelled.
         ended: Calls that ended, by verdict. For the good ones call `good`.
@@ -88,6 +89,7 @@ class Automaton:
         "generation",
         "history",
         "ignored",
+        "probed",
         "rejected",
         "settings",
         "spared",
@@ -118,7 +120,9 @@ class Automaton:
 
     # Calls
 
-    def admit(self, now: Seconds, draw: float = 0.0) -> Token | Refusal:
+    def admit(  # noqa: PLR0911  # one return a state
+        self, now: Seconds, draw: float = 0.0
+    ) -> Token | Refusal:
         """
         Admit a call that would start at *now*, or say when to come back.
 
@@ -142,12 +146,26 @@ class Automaton:
             return self._refuse(Refusal(self._until - now))
         if self.state is CircuitState.HALF_OPEN:
             probe = self._round.admit(now, self.settings)
-            return self._refuse(SOON) if probe is None else probe
+            if probe is None:
+                return self._refuse(SOON)
+            self.probed += 1
+            return probe
         if self.state is CircuitState.DISABLED:
             self.cell = self._bypass
             return self._bypass
         self.rejected += 1  # isolated: an order, which a shadow does not soften
         return NEVER
+
+    def refuse(self, now: Seconds) -> Refusal | None:
+        """Refuse a call at *now* if that is all there is to it; None if `admit` must say."""
+        if self.state is CircuitState.ISOLATED:
+            refusal = NEVER
+        elif self.state is CircuitState.OPEN and not self._shadows and self._advance(now) < self._until:
+            refusal = Refusal(self._until - self._now)
+        else:
+            return None
+        self.rejected += 1
+        return refusal
 
     def settle(
         self,
@@ -372,7 +390,7 @@ class Automaton:
         return self._now
 
     def _zero(self) -> None:
-        self.rejected = self.spared = self.ignored = self.cancelled = 0
+        self.rejected = self.spared = self.probed = self.ignored = self.cancelled = 0
         self.ended = {Verdict.BAD: 0, Verdict.TIMED_OUT: 0, Verdict.THROTTLED: 0}
 
 

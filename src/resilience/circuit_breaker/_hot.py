@@ -1,24 +1,26 @@
 """A good call through a closed circuit, for generated code: `Automaton.admit` and `settle` as statements."""
 
-from resilience._runtime.admission import Counts
-from resilience._runtime.hot import Hot
+from collections.abc import Callable
+
+from resilience._runtime.hot import Fail, Hot
 from resilience._runtime.policy import Policy
 from resilience.circuit_breaker._machine import Circuit
+from resilience.errors import RejectedError
 
 
-def hot(policy: Policy, circuit: Circuit, counts: Counts) -> Hot:
-    """Return the statements for *circuit*, which *policy* guards and *counts* counts."""
+def hot(policy: Policy, circuit: Circuit, refuse: Callable[[], RejectedError | None], fail: Fail) -> Hot:
+    """Return the statements for *circuit*, which *policy* guards."""
     # The bucket of a window of calls has no end; hidden from those under way, it lies in the infinite past.
     counts_calls = circuit.settings.sampling_calls is not None
     end = "0.0 > $circuit.bucket_end" if counts_calls else "now >= $circuit.bucket_end"
     instant = "clock.monotonic()" if counts_calls else "now"
     return Hot(
-        names={"breaker": policy, "circuit": circuit, "counts": counts},
+        names={"breaker": policy, "circuit": circuit},
         unless=("($cell := $circuit.cell) is None",),
-        take=("$counts.acquired += 1",),
-        undo=("$counts.acquired -= 1",),
         good=(f"if {end}: $breaker._rotate({instant}, $cell)", "$cell.good += 1"),
         let_go=("$circuit.cancelled += 1",),
         token="$cell",  # noqa: S106  # no secret
+        refuse=refuse,
+        fail=fail,
         reads_now=not counts_calls,
     )

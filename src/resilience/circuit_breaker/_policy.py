@@ -6,15 +6,17 @@ from typing import Any
 
 from resilience import _clock
 from resilience._core.window import Cell
+from resilience._runtime.census import Reading
 from resilience._runtime.gate import Ask, Decision, Gate
 from resilience._runtime.hot import Hot
 from resilience._runtime.policy import Binding, Traits, all_right
 from resilience.circuit_breaker._hot import hot
 from resilience.circuit_breaker._machine import Circuit
 from resilience.circuit_breaker._order import Order
+from resilience.circuit_breaker._readings import readings
 from resilience.circuit_breaker._settings import Break, CircuitBreakerSettings
 from resilience.circuit_breaker._state import CircuitState
-from resilience.errors import CircuitOpenError, ConfigError, Problem
+from resilience.errors import CircuitOpenError, ConfigError, Problem, RejectedError
 from resilience.events import emit
 from resilience.outcome import Classifier, ErrorMatch, Verdict
 from resilience.typing import Random, Ratio, Seconds
@@ -76,6 +78,7 @@ class CircuitBreaker(Gate):
 
     kind = "circuit_breaker"
     error = CircuitOpenError
+    counts_acquired = False
 
     def __init__(  # one argument a setting
         self,
@@ -241,9 +244,18 @@ class CircuitBreaker(Gate):
     def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:
         self._circuit.release(token, now, cancelled=cancelled)
 
-    def hot(self, binding: Binding) -> Hot:  # noqa: ARG002  # every call is alike
+    def hot(self, binding: Binding) -> Hot:
         """Return what a call through a closed circuit runs."""
-        return hot(self, self._circuit, self.counts)
+        return hot(self, self._circuit, self._refuse, self.failing(self.judge(binding)))
+
+    def _refuse(self) -> RejectedError | None:
+        """Refuse a call, for generated code, if the circuit is open; None if a flow must say."""
+        with self._lock:
+            refusal = self._circuit.refuse(_clock.monotonic())
+            if refusal is None:
+                return None
+            self.counts.rejected += 1
+        return self._refused(refusal)
 
     def _rotate(self, now: Seconds, cell: Cell) -> None:
         """Get ready for one good result, which generated code is about to count in *cell*."""
@@ -267,6 +279,14 @@ class CircuitBreaker(Gate):
                     "resilience.retry_after": transition.retry_after,
                 },
             )
+
+    def readings(self) -> list[Reading]:
+        """Return what telemetry knows of the circuit."""
+        with self._lock:
+            return list(readings(self._circuit, _clock.monotonic()))
+
+    def _bearings(self) -> dict[str, str]:
+        return {"resilience.circuit_breaker.state": self.state.value}
 
     def _after_fork(self) -> None:
         super()._after_fork()

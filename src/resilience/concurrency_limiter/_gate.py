@@ -1,9 +1,11 @@
 """What a concurrency limiter does as a gate: who gets a place, who waits, and what a `Limit` learns."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, cast
 
 from resilience import _clock
+from resilience._runtime.admission import Counts
+from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call, Waiter
 from resilience._runtime.gate import Ask as AnyAsk
 from resilience._runtime.gate import Decision, Gate
@@ -47,8 +49,9 @@ class LimitGate(Gate):
     ) -> None:
         super().__init__(name, on=on, classify=classify)
         now = _clock.monotonic()
-        self._partitions = None if settings.shares is None else Partitions(settings, now)
-        self._bulkhead = self._partitions or Bulkhead(settings, now)
+        given = given_by(self.counts)
+        self._partitions = None if settings.shares is None else Partitions(settings, now, given)
+        self._bulkhead = self._partitions or Bulkhead(settings, now, given)
         self._line = Queue(self._bulkhead)
         self._has_ended = False  # since the last look for a sample that is due
         self._learning_from: Sample | None = None
@@ -150,7 +153,7 @@ class LimitGate(Gate):
 
     def hot(self, binding: Binding) -> Hot | None:  # noqa: ARG002  # every call is alike
         """Return what a call runs for which there is a place; none if it takes more than a count."""
-        if self._partitions is not None or self._bulkhead.wants_times:
+        if self._partitions is not None:
             return None
         return hot(self, self._bulkhead, self._line, self.counts)
 
@@ -211,6 +214,7 @@ class LimitGate(Gate):
 
     def _report(self, before: int, after: int, cause: str) -> None:
         if after != before:
+            self.counts.change(is_raised=after > before)
             emit(
                 "resilience.concurrency_limiter.limit_change",
                 self.name,
@@ -222,10 +226,23 @@ class LimitGate(Gate):
                 },
             )
 
+    def readings(self) -> Iterator[Reading]:
+        """Return who got a place, and how many there are and are taken."""
+        yield from self.counts.readings("concurrency_limiter")
+        bulkhead = self._bulkhead
+        yield Reading("resilience.concurrency_limiter.usage", bulkhead.inflight, is_level=True)
+        yield Reading("resilience.concurrency_limiter.limit", bulkhead.limit, is_level=True)
+        yield Reading("resilience.concurrency_limiter.queue.usage", len(self._line), is_level=True)
+
     def _after_fork(self) -> None:
         super()._after_fork()
         self._learning_from = None
-        self._bulkhead.after_fork(_clock.monotonic())
+        self._bulkhead.after_fork(_clock.monotonic(), given_by(self.counts))
+
+
+def given_by(counts: Counts) -> Callable[[], int]:
+    """Return what tells how many places *counts* says were given out; no cycle, as a method would make."""
+    return lambda: counts.acquired + counts.waited
 
 
 def key_problems(shares: object, share_of: object) -> list[Problem]:

@@ -12,35 +12,36 @@ from resilience.concurrency_limiter._machine import Bulkhead
 def hot(policy: Policy, bulkhead: Bulkhead, line: Line, counts: Counts) -> Hot:
     """Return the statements for *bulkhead*, with the *line* of those who wait for a place."""
     learns = not isinstance(bulkhead.source, FixedLimit)
+    is_timed = learns and bulkhead.needs_latency
     names = {
         "limiter": policy, "bulkhead": bulkhead, "waiters": line.waiters, "counts": counts, "Slot": Slot,
     }  # fmt: skip
     # In one go: who joined the line meanwhile would wait for the next call to end.
     back = ("$cell.inflight -= 1", "if $waiters: $limiter._wake_next()")
-    sampled = (
-        "$cell.good += 1",
+    timed = (
+        "$cell.timed += 1",
         "$took = now - began",
         "$cell.seconds += $took",
         "if $took < $cell.shortest: $cell.shortest = $took",
-        "if now >= $bulkhead.window_end: $limiter._take_sample()",
+        *(("$cell.times.append($took)",) if bulkhead.wants_times else ()),
     )
+    most = "known" if learns else "limit"
+    sampled = "if now >= $bulkhead.window_end: $limiter._take_sample()"
     return Hot(
         names=names,
-        unless=("$waiters or $bulkhead.rests",) if learns else ("$waiters",),
+        unless=("$waiters",),
         take=(
             "$cell = $bulkhead.cell",
-            "$cell.inflight = ($n := $cell.inflight) + ($fits := $n < $cell.limit)",
+            f"$cell.inflight = ($n := $cell.inflight) + ($fits := $n < $cell.{most})",
         ),
         refused="not $fits",
         undo=(*back, "$counts.acquired -= 1"),
         release=back,
-        good=sampled if learns else (),
+        good=(*(timed if is_timed else ()), *((sampled,) if learns else ())),
+        let_go=("$cell.others += 1",),
         # Without a clock it is as if the call had taken no time, which only a limit that came meanwhile asks.
-        token="$Slot($cell, began)" if learns else "$Slot($cell, clock.monotonic())",
-        reads_began=learns,
+        token="$Slot($cell, began)" if is_timed else "$Slot($cell, clock.monotonic())",
+        reads_began=is_timed,
         reads_now=learns,
-        taken=(
-            *(("if $n >= $cell.peak: $cell.peak = $n + 1",) if learns else ()),
-            "$counts.acquired += 1",
-        ),
+        taken=("$counts.acquired += 1",),
     )

@@ -64,6 +64,7 @@ class Terms(NamedTuple):
         limit: How many calls may run at once.
         window: Seconds that a sample covers, or None for no samples.
         quantile: Which quantile of the times a sample is to tell, or None.
+        needs_latency: Whether a sample is to tell how long calls took.
 
     """
 
@@ -71,8 +72,15 @@ class Terms(NamedTuple):
     limit: float
     window: Seconds | None
     quantile: Ratio | None = None
+    needs_latency: bool = True
 
 
 def terms_of(source: Limit) -> Terms:
     """Ask a limit for its terms. It may be a user's, and raise anything."""
-    return Terms(source, source.limit, source.window, getattr(source, "quantile", None))
+    return Terms(
+        source,
+        source.limit,
+        source.window,
+        getattr(source, "quantile", None),
+        getattr(source, "needs_latency", True),
+    )

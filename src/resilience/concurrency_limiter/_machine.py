@@ -13,23 +13,26 @@ parent are given back to a cell that nobody reads any more.
     finally: cell.inflight -= 1
 
 Each of the two lines that count is one line of int work without a call, and so needs no lock where an
-interpreter switches threads only at calls and loops. For a limit that learns, what a sample is made of
-is noted as well, after the place was taken and when the call ended well::
+interpreter switches threads only at calls and loops. For a limit that learns it reads `Cell.known` in place
+of `Cell.limit`: beyond it, `admit` notes the new peak, and knows when to rest while a limit below 1 is in
+force. Once the call has ended well there is one more line::
 
-    if n >= cell.peak: cell.peak = n + 1
-    ...
-    cell.good += 1
-    cell.seconds += took
-    if took < cell.shortest: cell.shortest = took
     if now >= bulkhead.window_end: ...          # take_sample(), hand it to the limit, resize(), set_window()
 
-While a limit below 1 is in force, generated code asks `admit`, which knows when to rest.
+How many ended well is what was given out less what is in flight and what ended otherwise. For a limit that
+needs times there are more::
+
+    cell.timed += 1
+    cell.seconds += took
+    if took < cell.shortest: cell.shortest = took
+    cell.times.append(took)                     # for a quantile
+    if now >= bulkhead.window_end: ...
 
 Waiting in line is not done here: whoever waits asks again when a place is free and its turn has come.
 """
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 from resilience._core.check import is_finite
@@ -63,6 +66,12 @@ class Bulkhead:
     lock. The policy hands on what `take_sample` returns, outside its lock, and then calls `resize` and
     `set_window`.
 
+    Args:
+        settings: The settings.
+        now: The present instant.
+        given: Tells how many places were given out since it was made or forked, if generated code gives out
+            some. Default None: `admit` alone does.
+
     Attributes:
         settings: The settings in force.
         source: What says how many calls may run at once.
@@ -77,7 +86,9 @@ class Bulkhead:
     __slots__ = (
         "_began",
         "_ended",
+        "_given",
         "_marks",
+        "_needs_latency",
         "_now",
         "_quantile",
         "_share",
@@ -91,19 +102,21 @@ class Bulkhead:
         "window_end",
     )
 
-    def __init__(self, settings: ConcurrencyLimiterSettings, now: Seconds) -> None:
+    def __init__(
+        self, settings: ConcurrencyLimiterSettings, now: Seconds, given: Callable[[], int] | None = None
+    ) -> None:
         self.settings = settings
         terms = terms_of(settings.make_limit())
         self.source: Limit = terms.source
         self.acquired = 0
+        self._given = given
         self._now = now
         self.rest_until = -math.inf
         self.cell = Cell(1)
         self._share: Ratio = 1.0
         self.rests = False
         self.resize(terms.limit)
-        self._window, self._quantile = terms.window, terms.quantile
-        self._begin_window()
+        self._look_at(terms)
 
     @property
     def inflight(self) -> int:
@@ -124,6 +137,11 @@ class Bulkhead:
     def wants_times(self) -> bool:
         """Whether the limit asks for a quantile of the times that calls take."""
         return self._quantile is not None
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether the limit asks how long calls take."""
+        return self._needs_latency
 
     def is_idle(self, now: Seconds) -> bool:  # noqa: ARG002  # every gate machine is told the time
         """Whether no call is in flight."""
@@ -146,13 +164,14 @@ class Bulkhead:
         if now < self.rest_until:
             return Refusal(self.rest_until - now)
         # First: interrupts strike at calls, and must not find a place taken that nobody knows of.
-        slot = Slot(cell, now)
+        slot = Slot(cell, now, rested=self.rests)
         # One line, because generated code does the same without the lock.
         cell.inflight = (n := cell.inflight) + (fits := n < cell.limit)
         if not fits:
             return NEVER
         if n >= cell.peak:
             cell.peak = n + 1
+            cell.known = 0 if self.rests else n + 1  # at most the limit: it did fit
         self.acquired += 1
         return slot
 
@@ -166,20 +185,22 @@ class Bulkhead:
             self.release(slot, now)
             return
         now = self._advance(now)
-        cell = slot.cell
-        self.release(slot, now)
+        cell = self._free(slot)
         if cell is None or cell is not self.cell:
             return
         took = now - slot.started
-        if self.rests:
+        if self.rests and slot.rested:  # generated code, which never rests, need not know how long it took
             until = now + min(LONGEST_REST, took * (1.0 / self._share - 1.0))
             self.rest_until = max(self.rest_until, until)  # one beside it may have asked for a longer rest
-        if verdict is Verdict.GOOD:
-            cell.good += 1
-            cell.shortest = min(cell.shortest, took)
-        else:
+        if verdict is not Verdict.GOOD:
             self._ended[verdict] += 1
+            cell.others += 1
+        if not (self._needs_latency or slot.rested):
+            return
+        if verdict is Verdict.GOOD:
+            cell.shortest = min(cell.shortest, took)
         if verdict in (Verdict.GOOD, Verdict.TIMED_OUT):
+            cell.timed += 1
             cell.seconds += took
             if self._quantile is not None:
                 cell.times.append(took)
@@ -187,9 +208,16 @@ class Bulkhead:
     def release(self, slot: Slot, now: Seconds) -> None:
         """Take a place back; nothing is learnt. The second time nothing happens."""
         self._advance(now)
+        cell = self._free(slot)
+        if cell is not None:
+            cell.others += 1
+
+    def _free(self, slot: Slot) -> Cell | None:
+        # No call from here on, at which an interrupt could strike.
         cell, slot.cell = slot.cell, None
         if cell is not None:
             cell.inflight -= 1
+        return cell
 
     def take_sample(self, now: Seconds) -> Sample | None:
         """
@@ -200,10 +228,10 @@ class Bulkhead:
         if self._advance(now) < self.window_end:
             return None
         cell, marks = self.cell, self._marks
-        good, seconds = cell.good - marks[0], cell.seconds - marks[1]
+        # Threads that are in the midst of a line of counts may have shown one too many last time.
+        good, timed = max(0, self._good() - marks[0]), cell.timed - marks[1]
         if not (good or any(self._ended.values())):
             return None
-        timed = good + self._ended[Verdict.TIMED_OUT]
         sample = Sample(
             now=self._now,
             good=good,
@@ -211,8 +239,8 @@ class Bulkhead:
             timed_out=self._ended[Verdict.TIMED_OUT],
             throttled=self._ended[Verdict.THROTTLED],
             peak=cell.peak,
-            mean=seconds / timed if timed else None,
-            shortest=cell.shortest if good else None,
+            mean=(cell.seconds - marks[2]) / timed if timed else None,
+            shortest=None if cell.shortest == math.inf else cell.shortest,
             quantile=self._latency(),
         )
         self._begin_window()
@@ -237,6 +265,7 @@ class Bulkhead:
         self.cell.limit = max(1, int(limit))
         self._share = min(1.0, max(LEAST, limit))
         self.rests = self._share < 1.0
+        self._set_known()
         if not self.rests:
             self.rest_until = -math.inf
 
@@ -257,22 +286,37 @@ class Bulkhead:
         if terms.source is not self.source:
             self.source = terms.source
             self.resize(terms.limit)
-            self._window, self._quantile = terms.window, terms.quantile
-            self._begin_window()
+            self._look_at(terms)
 
-    def after_fork(self, now: Seconds) -> None:
+    def after_fork(self, now: Seconds, given: Callable[[], int] | None = None) -> None:
         """Become the machine of a child: calls in flight are the parent's. The limit stays."""
         self._advance(now)
         self.acquired = 0
+        self._given = given
         self.cell = Cell(self.cell.limit)
         self.rest_until = -math.inf
         self._begin_window()
 
+    def _look_at(self, terms: Terms) -> None:
+        self._window, self._quantile = terms.window, terms.quantile
+        self._needs_latency = terms.needs_latency
+        self._begin_window()
+
+    def _good(self) -> int:
+        cell = self.cell
+        given = self.acquired if self._given is None else self._given()
+        return given - cell.inflight - cell.others
+
+    def _set_known(self) -> None:
+        cell = self.cell
+        cell.known = 0 if self.rests else min(cell.peak, cell.limit)
+
     def _begin_window(self) -> None:
         cell = self.cell
-        self._marks = (cell.good, cell.seconds)
+        self._marks = (self._good(), cell.timed, cell.seconds)
         self._ended = dict.fromkeys(FAILED, 0)
-        cell.peak = cell.inflight
+        cell.peak = max(1, cell.inflight)  # no sample is about fewer
+        self._set_known()
         cell.shortest = math.inf
         cell.times.clear()
         self._began = self._now

@@ -18,7 +18,7 @@ Generated code cannot count this by itself: a limiter with shares takes part thr
 """
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from resilience._core.permit import NEVER, Refusal
 from resilience.concurrency_limiter._ask import Ask
@@ -70,8 +70,8 @@ class PartSlot(Slot):
 
     __slots__ = ("part",)
 
-    def __init__(self, cell: Cell, part: Part, started: Seconds) -> None:
-        super().__init__(cell, started)
+    def __init__(self, cell: Cell, part: Part, started: Seconds, *, rested: bool) -> None:
+        super().__init__(cell, started, rested=rested)
         self.part = part
 
 
@@ -87,11 +87,13 @@ class Partitions(Bulkhead):
 
     __slots__ = ("common", "parts")
 
-    def __init__(self, settings: ConcurrencyLimiterSettings, now: Seconds) -> None:
+    def __init__(
+        self, settings: ConcurrencyLimiterSettings, now: Seconds, given: Callable[[], int] | None = None
+    ) -> None:
         self.common = Part(0.0)
         self.parts: dict[Hashable, Part] = {}
         self._share_out(settings)
-        super().__init__(settings, now)
+        super().__init__(settings, now, given)
 
     def has_room(self, key: Hashable = None) -> bool:
         """Whether there is a place for a call with *key*; one that rests may still refuse it."""
@@ -111,21 +113,20 @@ class Partitions(Bulkhead):
         if now < self.rest_until:
             return Refusal(self.rest_until - now)
         # First: interrupts strike at calls, and must not find a place taken that nobody knows of.
-        slot = PartSlot(cell, part, now)
+        slot = PartSlot(cell, part, now, rested=self.rests)
         cell.inflight, part.inflight = (n := cell.inflight) + 1, part.inflight + 1
         if n >= cell.peak:
-            cell.peak = n + 1
+            cell.peak = n + 1  # `known` stays: nothing is generated that would read it
         self.acquired += 1
         return slot
 
-    def release(self, slot: Slot, now: Seconds) -> None:
-        """Take a place back; nothing is learnt. The second time nothing happens."""
-        self._advance(now)
+    def _free(self, slot: Slot) -> Cell | None:
         part = slot.part if isinstance(slot, PartSlot) else self.common
         # No call from here on, at which an interrupt could strike.
         cell, slot.cell = slot.cell, None
         if cell is not None:
             cell.inflight, part.inflight = cell.inflight - 1, part.inflight - 1
+        return cell
 
     def resize(self, limit: float) -> None:
         """Let so many calls run at once from now on, and share them out anew. See `Bulkhead.resize`."""
@@ -138,9 +139,9 @@ class Partitions(Bulkhead):
         super().configure(settings, terms, now)
         self._apportion()
 
-    def after_fork(self, now: Seconds) -> None:
+    def after_fork(self, now: Seconds, given: Callable[[], int] | None = None) -> None:
         """Become the machine of a child: calls in flight are the parent's. The limit and the shares stay."""
-        super().after_fork(now)
+        super().after_fork(now, given)
         self.common, self.parts = Part(0.0), {}
         self._share_out(self.settings)
         self._apportion()

@@ -119,6 +119,7 @@ class ConcurrencyLimiterSettings:
                 return
             start, window, learn = limit.limit, limit.window, limit.on_sample
             quantile: object = getattr(limit, "quantile", None)
+            needs_latency: object = getattr(limit, "needs_latency", True)
         except Exception as error:  # noqa: BLE001  # it may be a user's, and raise anything
             check.that(False, "limit", limit, f"{rule} that can be read, not one that raises {shown(error)}")
             return
@@ -130,5 +131,9 @@ class ConcurrencyLimiterSettings:
         if quantile is not None:
             inside = is_finite(quantile) and 0 < quantile < 1
             check.that(inside, "limit.quantile", quantile, "must be a number in (0, 1) or None")
+        given = isinstance(needs_latency, bool)
+        if check.that(given, "limit.needs_latency", needs_latency, "must be True or False"):
+            alone = needs_latency or quantile is None
+            check.that(alone, "limit.needs_latency", needs_latency, "must be True with a quantile")
         plain = callable(learn) and not inspect.iscoroutinefunction(learn)
         check.that(plain, "limit.on_sample", learn, "must be a plain method: nobody would await it")

@@ -1,11 +1,12 @@
 """Put something else in the place of a result that is not good."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import isawaitable
 from typing import Any, ParamSpec, TypeVar
 
 from resilience._runtime import fork, wrap
+from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call, Dispose, Flow, Inner
 from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits, all_right
 from resilience.errors import ConfigError, Problem
@@ -158,6 +159,10 @@ class Fallback(Policy):
             replacement = reply.value
         self.replaced += 1
         return Outcome(replacement)
+
+    def readings(self) -> Iterator[Reading]:
+        """Return how many outcomes it replaced."""
+        yield Reading("resilience.fallback.replacements", self.replaced)
 
     def _after_fork(self) -> None:
         self.replaced = 0

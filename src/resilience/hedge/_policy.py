@@ -1,11 +1,13 @@
 """Make a slow call again beside itself, and take the first good answer."""
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from resilience import _clock
 from resilience._core.inherited import INHERITED, Inherited
 from resilience._runtime import budgets, fork
+from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call, Flow, Inner, Nursery
 from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits, all_right
 from resilience.errors import DeadlineExceededError
@@ -221,6 +223,23 @@ class Hedge(Policy):
                 self._latencies.cut_off(seconds)
             else:
                 self._latencies.add(seconds)
+
+    def readings(self) -> Iterator[Reading]:
+        """Return how many attempts calls took, which of them won, and why there were no more."""
+        kind = "resilience.attempt.type"
+        if not self._is_inner:
+            yield Reading("resilience.attempts", self.calls, ((kind, "initial"),))
+        yield Reading("resilience.attempts", self.hedges, ((kind, "hedge"),))
+        with self._lock:
+            first, good = self.wins.get(1, 0), sum(self.wins.values())
+        yield Reading("resilience.hedge.wins", first, ((kind, "initial"),))
+        yield Reading("resilience.hedge.wins", good - first, ((kind, "hedge"),))
+        denials, reason = "resilience.hedge.denials", "resilience.hedge.denial_reason"
+        yield Reading(denials, self.denied, ((reason, "budget_exhausted"),))
+        yield Reading(denials, self.crowded, ((reason, "too_many_abandoned"),))
+        yield Reading("resilience.hedge.abandoned", self._abandoned, is_level=True)
+        if (delay := self.delay) is not None:
+            yield Reading("resilience.hedge.delay", delay, is_level=True)
 
     def _zero(self) -> None:
         self.calls = 0

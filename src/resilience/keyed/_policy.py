@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 from resilience._runtime import fork, wrap
+from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call, Flow, Inner
 from resilience._runtime.policy import Binding, Policy, Step, Traits, all_right
 from resilience.errors import ConfigError, Problem
@@ -326,6 +327,13 @@ class Keyed(Policy, Generic[Q]):
         with self._lock:
             if passage.entry is not None:
                 passage.entry.passages.discard(passage)
+
+    def readings(self) -> Iterator[Reading]:
+        """Return how many keys it keeps apart. What their policies count is told under its name as well."""
+        yield Reading("resilience.keyed.usage", len(self._places), is_level=True)
+        yield Reading("resilience.keyed.limit", self._settings.max_keys, is_level=True)
+        yield Reading("resilience.keyed.evictions", self.evicted)
+        yield Reading("resilience.keyed.overflows", self.overflowed)
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()

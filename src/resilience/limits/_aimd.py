@@ -21,6 +21,13 @@ HEAVY: Final[Ratio] = 0.5
 """Share of drops from which on a cut counts twice, and starts from what was in flight, where the limit was
 not reached: each of many small clients has room to spare when all of them together are too many."""
 
+QUICK: Final[Ratio] = 0.25
+"""Share of the time after which calls time out: a good one that took less has found no queue."""
+
+REVIVED: Final = 2.0
+"""The limit, at least, after a good call that was quick while it was below 1: that there are too many calls is
+not the trouble any more, if it ever was."""
+
 HELPED: Final[Ratio] = 0.8
 """Cuts helped if the share of drops fell below this share of what it was."""
 
@@ -46,10 +53,13 @@ class Aimd:
     calls are slow for another reason than their number: the limit goes back to where it was, and no further
     cut is made for thirty windows, unless it gets worse.
 
+    Below 1 it looks at times as well: a good call that took less than a quarter of those that time out shows
+    that the dependency has no queue. The limit is 2 at once then.
+
     Args:
         initial: Limit at the start. Default 10: half of Netflix's, since those of many clients add up.
-        min_limit: Lowest limit, > 0. Default 0.5: one call at a time, and as much time without one, since
-            even one call each of many small clients is too many.
+        min_limit: Lowest limit, > 0. Default 0.35: one call at a time, and twice as much time without one,
+            since even one call each of many small clients is too many.
         max_limit: Highest limit, >= 1. Default 200 (Netflix).
         backoff: What a cut leaves of the limit, 0.5 <= b < 1; its square, where half of the calls are
             dropped. Default 0.8 (simulated: see "Defaults").
@@ -77,15 +87,17 @@ class Aimd:
     """
 
     __slots__ = (
-        "_backoff", "_before", "_cuts", "_held", "_increase", "_patience", "_range", "_ratio", "_steady",
+        "_backoff", "_before", "_cuts", "_held", "_increase", "_patience", "_range", "_ratio", "_slow", "_steady",
         "_tolerance", "cause", "limit", "window",
     )  # fmt: skip
+
+    needs_latency = False
 
     def __init__(
         self,
         *,
         initial: float = 10,
-        min_limit: float = 0.5,
+        min_limit: float = 0.35,
         max_limit: int = 200,
         backoff: Ratio = 0.8,
         tolerance: Ratio = 0.15,
@@ -108,6 +120,7 @@ class Aimd:
         self._increase, self._patience = increase, patience
         self._steady = 0  # good calls since the last drop
         self._cuts = self._held = 0  # cuts in a row; windows without cuts that are left
+        self._slow = window  # seconds after which calls time out; a guess, until one has while it rested
         self._ratio = self._before = 0.0  # share of drops, and the limit, when the cuts began
         self.limit = float(initial)
         self.window: Seconds | None = window
@@ -119,6 +132,8 @@ class Aimd:
     def on_sample(self, sample: Sample) -> None:
         """Learn from the calls of one window."""
         self._steady = 0 if sample.drops else self._steady + sample.good
+        if sample.timed_out and not sample.good and sample.mean is not None:
+            self._slow = sample.mean
         if self._held:
             is_worse = sample.drop_ratio > min(0.95, self._ratio + WORSE)
             self._held = 0 if is_worse else self._held - 1
@@ -129,7 +144,13 @@ class Aimd:
             self._cuts = 0
             self.cause = "growth"
             limit = self.limit + self._growth(sample)
+            if self._is_revived(sample):
+                limit = max(limit, REVIVED)
         self.limit = self._range.clamp(limit)
+
+    def _is_revived(self, sample: Sample) -> bool:
+        quickest = sample.shortest
+        return self.limit < 1 and not sample.drops and quickest is not None and quickest < QUICK * self._slow
 
     def _growth(self, sample: Sample) -> float:
         limit = self.limit

@@ -168,6 +168,7 @@ class AdaptingGate(RateGate):
 
     def _report(self, changes: list[Change]) -> None:
         for before, after, cause in changes:
+            self.counts.change(is_raised=after > before)
             emit(
                 "resilience.rate_limiter.limit_change",
                 self.name,

@@ -1,9 +1,11 @@
 """A rate limiter as a gate: what it asks its machine, and who waits for which permits."""
 
-from collections.abc import Hashable
+import math
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 from resilience import _clock
+from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call
 from resilience._runtime.gate import Decision, Gate
 from resilience._runtime.hot import Hot
@@ -128,10 +130,12 @@ class RateGate(Gate):
             self._adaptive.unsent(token.n)
         self._machine.release(token, now)
 
-    def hot(self, binding: Binding) -> Hot | None:  # noqa: ARG002  # every call is alike
+    def hot(self, binding: Binding) -> Hot | None:
         """Return what a call runs that gets a permit at once; none but for GCRA, which is one line."""
         machine = self._machine
-        return hot(self, machine, self._line, self.counts) if type(machine) is Gcra else None
+        if type(machine) is not Gcra:
+            return None
+        return hot(self, machine, self._line, self.counts, self.failing(self.judge(binding)))
 
     def _wait_for(self, now: Seconds, ask: Ask, ahead: int) -> Seconds | None:
         machine = self._machine
@@ -168,6 +172,18 @@ class RateGate(Gate):
         else:  # nobody knows which of the keys share the permit that came back
             for line in self._lines.values():
                 line.wake_first()
+
+    def readings(self) -> Iterator[Reading]:
+        """Return who got a permit, the rate, and how many wait. A rate without a limit is no number."""
+        yield from self.counts.readings("rate_limiter")
+        machine, adaptive = self._machine, self._adaptive
+        rate = machine.rate if adaptive is None else adaptive.limit
+        if rate != math.inf:
+            yield Reading("resilience.rate_limiter.limit", rate, is_level=True)
+        waiting = len(self._line) + sum(len(line) for line in list(self._lines.values()))
+        yield Reading("resilience.rate_limiter.queue.usage", waiting, is_level=True)
+        overflowed = machine.overflowed if isinstance(machine, KeyedGcra) else 0
+        yield Reading("resilience.rate_limiter.overflows", overflowed)
 
     def _after_fork(self) -> None:
         super()._after_fork()

@@ -1,17 +1,17 @@
 """One permit of GCRA, for generated code: the line that `resilience._core.gcra` explains."""
 
 from resilience._runtime.admission import Counts
-from resilience._runtime.hot import Hot
+from resilience._runtime.hot import Fail, Hot
 from resilience._runtime.line import Line
 from resilience._runtime.policy import Policy
 from resilience.rate_limiter._gcra import Gcra
 
 
-def hot(policy: Policy, gcra: Gcra, line: Line, counts: Counts) -> Hot:
+def hot(policy: Policy, gcra: Gcra, line: Line, counts: Counts, fail: Fail) -> Hot:
     """Return the statements for *gcra*, with the *line* of those who wait for permits."""
     return Hot(
-        names={"limiter": policy, "gcra": gcra, "waiters": line.waiters, "counts": counts},
-        unless=("$waiters",),
+        names={"limiter": policy, "gcra": gcra, "line": line, "counts": counts},
+        unless=("$line.waiters",),
         take=(
             (
                 "$gcra.tat = $x = $t + 1 if ($s := $gcra.tat) <= ($t := began * $gcra.rate + $gcra.shift)"
@@ -23,5 +23,6 @@ def hot(policy: Policy, gcra: Gcra, line: Line, counts: Counts) -> Hot:
         undo=("$limiter._give_back_token($gcra.permit($x))", "$counts.acquired -= 1"),
         let_go=("$limiter._give_back_token($gcra.permit($x))",),
         token="$gcra.permit($x)",  # noqa: S106  # no secret
+        fail=fail,
         reads_began=True,
     )

@@ -1,32 +1,77 @@
 """A call whose first attempt ends well, for generated code: what `Retry` and its budget count then."""
 
-from resilience._runtime.hot import Hot
+from typing import TYPE_CHECKING, Protocol
+
+from resilience._runtime.hot import Fail, Hot, Tally
+from resilience.retry._progress import StopReason
 from resilience.retry._settings import RetrySettings
 from resilience.typing import Budget
 
+if TYPE_CHECKING:
+    from resilience.retry._policy import Retry
 
-def hot(policy: object, settings: RetrySettings, stops: object, budget: Budget | None) -> Hot | None:
+
+class Paying(Protocol):
+    """A budget that looks at what generated code counts."""
+
+    def enlist(self, tally: Tally) -> None:
+        """Count the calls of *tally* too."""
+        ...
+
+    def dismiss(self, tally: Tally) -> None:
+        """Keep what *tally* has counted, and look at it no more."""
+        ...
+
+
+class Begun:
+    """
+    What calls begin with.
+
+    Attributes:
+        settings: The settings in force.
+        budget: What further attempts are paid from, or None.
+
+    """
+
+    __slots__ = ("_retry", "budget", "settings")
+
+    def __init__(self, retry: "Retry", settings: RetrySettings, budget: Budget | None) -> None:
+        self._retry = retry
+        self.budget = budget
+        self.settings = settings
+
+    def end(self, reason: StopReason) -> None:
+        """Count a call that ended for that *reason*, without a further attempt."""
+        self._retry.stop(reason)
+        if self.budget is not None:
+            self.budget.finish(good=False)
+
+
+def hot(
+    retry: "Retry", settings: RetrySettings, tally: Tally, budget: Budget | None, fail: Fail
+) -> Hot | None:
     """Return the statements; None if the budget is a user's, which wants to be told."""
     if budget is not None and not hasattr(budget, "counts_calls"):
         return None
-    names: dict[str, object] = {"retry": policy, "stops": stops, "settings": settings}
-    # Counted when the call begins: calls that it makes may be paid for by it.
-    take: tuple[str, ...] = ("$begun = $settings", "$retry.calls += 1")
-    undo: tuple[str, ...] = ("$retry.calls -= 1",)
-    good: tuple[str, ...] = ('$stops["success"] += 1',)
-    let_go: tuple[str, ...] = ('$stops["cancelled"] += 1',)
-    if budget is not None:
+    names: dict[str, object] = {
+        "tally": tally,
+        "begun": Begun(retry, settings, budget),
+    }
+    take: tuple[str, ...] = ()
+    undo: tuple[str, ...] = ()
+    good: tuple[str, ...] = ("$tally.good += 1",)
+    if getattr(budget, "counts_in_flight", False):
         names["budget"] = budget
-        take += ("$budget.calls += 1",)
-        undo += ("$budget.calls -= 1",)
+        take = ("$budget.calls += 1",)
+        undo = ("$budget.calls -= 1",)
         good += ("$budget.good += 1",)
-        let_go += ("$budget.finish(good=False)",)
     return Hot(
         names=names,
         take=take,
         undo=undo,
         good=good,
-        let_go=let_go,
+        let_go=("$begun.end('cancelled')",),
         token="$begun",  # noqa: S106  # no secret
+        fail=fail,
         reads_began=settings.max_duration is not None,
     )

@@ -1,7 +1,8 @@
 """Try again, if that may help, is safe, is paid for and fits into the time there is."""
 
 import random
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final, cast, get_args
 
@@ -10,15 +11,17 @@ from resilience._core.inherited import INHERITED, Inherited
 from resilience._core.recent import Recent
 from resilience._runtime import budgets, fork
 from resilience._runtime.attempt import attempt_scope
-from resilience._runtime.flow import Call, Flow, Inner, Sleep
-from resilience._runtime.hot import Hot
+from resilience._runtime.census import Reading
+from resilience._runtime.flow import PLAIN, Call, Flow, Inner, Sleep
+from resilience._runtime.hot import Fail, Hot, Tally
 from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits, all_right
+from resilience._runtime.watch import watch
 from resilience.backoff import Backoff, DelayFunction
-from resilience.errors import ConfigError, DeadlineExceededError, Problem
+from resilience.errors import ConfigError, DeadlineExceededError, Problem, RejectedError
 from resilience.events import emit
 from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict
 from resilience.retry import _tenacity
-from resilience.retry._hot import hot
+from resilience.retry._hot import Begun, Paying, hot
 from resilience.retry._progress import Progress, StopReason, has_run
 from resilience.retry._settings import DEFAULT_BACKOFF, RetrySettings, is_tenacity
 from resilience.typing import Budget, Random, Seconds
@@ -59,9 +62,8 @@ class Retry(Policy):
             own generator.
 
     Attributes:
-        calls: Calls made through it.
         retries: Further attempts made.
-        stops: How often calls ended, by `StopReason`.
+        delay: Seconds put between attempts, in all calls together.
 
     Raises:
         ConfigError: A setting is wrong; see `RetrySettings`.
@@ -80,7 +82,7 @@ class Retry(Policy):
 
     """
 
-    __slots__ = ("_durations", "_random", "_settings", "calls", "retries", "stops")
+    __slots__ = ("_durations", "_random", "_settings", "_stops", "_tallies", "delay", "retries")
 
     kind = "retry"
 
@@ -134,6 +136,21 @@ class Retry(Policy):
         repeats = self._settings.attempts != 1
         return Traits(repeats=repeats, budgeted=self._settings.budget is not None)
 
+    @property
+    def stops(self) -> dict[StopReason, int]:
+        """How often calls ended, by `StopReason`."""
+        at_once = sum(tally.good for _, tally in list(self._tallies.values()))
+        return {**self._stops, "success": self._stops["success"] + at_once}
+
+    @property
+    def calls(self) -> int:
+        """Calls made through it that have ended."""
+        return sum(self.stops.values())
+
+    def stop(self, reason: StopReason) -> None:
+        """Count a call that ended so."""
+        self._stops[reason] += 1
+
     def _configure(self, settings: RetrySettings) -> None:
         self._settings = settings
 
@@ -143,19 +160,48 @@ class Retry(Policy):
 
         def step(call: Call, inner: Inner) -> Flow:
             replay = call.replay
-            # Those that the call began with, which may be others by now; generated code has counted it then.
-            begun = None if replay is None else replay.take(self)
-            settings = begun or self._settings
+            # Those that the call began with, which may be others by now.
+            begun: Begun | None = None if replay is None else replay.take(self)
+            settings = self._settings if begun is None else begun.settings
             budget = self._budget(binding, settings)
             began = None if replay is None else replay.began
             progress = Progress(settings, self._random, self._durations, budget, began)
-            return self._attempts(judge, progress, budget, call, inner, is_counted=begun is not None)
+            return self._attempts(judge, progress, budget, call, inner, has_begun=begun is not None)
 
         return step
 
     def hot(self, binding: Binding) -> Hot | None:
         """Return what a call runs whose first attempt ends well."""
-        return hot(self, self._settings, self.stops, self._budget(binding, self._settings))
+        budget = self._budget(binding, self._settings)
+        return hot(self, self._settings, self._tally(budget), budget, self.failing(self.judge(binding)))
+
+    def _tally(self, budget: Budget | None) -> Tally:
+        """Return where generated code counts good calls that are paid for by *budget*."""
+        known = self._tallies.get(id(budget))
+        if known is None:
+            # The budget is kept with it, so that no other one gets its id.
+            known = self._tallies.setdefault(id(budget), (budget, Tally()))
+            if budget is not None and not _counts_in_flight(budget):
+                paying = cast("Paying", budget)
+                paying.enlist(known[1])
+                weakref.finalize(self, paying.dismiss, known[1]).atexit = False
+        return known[1]
+
+    def failing(self, judge: Judge) -> Fail:
+        """Return what ends a call that a refusal further in has ended: that alone needs no flow."""
+
+        def fail(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:  # noqa: ARG001  # a refusal takes no time
+            if not isinstance(outcome.error, RejectedError):
+                return
+            if judge(outcome, PLAIN) is not Verdict.IGNORED:
+                return
+            begun: Begun = tokens[place]
+            if begun.budget is not None and not _counts_in_flight(begun.budget):
+                begun.budget.deposit()
+            begun.end("rejected")
+            tokens[place] = None
+
+        return fail
 
     def _budget(self, binding: Binding, settings: RetrySettings) -> Budget | None:
         given = settings.budget
@@ -169,18 +215,21 @@ class Retry(Policy):
         call: Call,
         inner: Inner,
         *,
-        is_counted: bool,
+        has_begun: bool,
     ) -> Flow:
         reports = budget is not None and call.report_to(budget)
-        if not is_counted:
-            self.calls += 1
-            if budget is not None and reports:
-                budget.deposit()
+        # A call earns once its first attempt has ended, so that a good one is counted in one place.
+        earns = budget is not None and reports and not (has_begun and _counts_in_flight(budget))
+        if budget is not None and earns and _counts_in_flight(budget):
+            earns = False
+            budget.deposit()
         reason: StopReason = "cancelled"
         attempt = call
         good = False
         try:
             outcome = yield from inner(call)
+            if budget is not None and earns:
+                budget.deposit()
             while True:
                 verdict = judge(outcome, attempt.context)
                 good = verdict is Verdict.GOOD
@@ -193,6 +242,7 @@ class Retry(Policy):
                     return self._final(progress, outcome, reason, attempt.context.attempt)
                 yield from progress.discard(attempt, outcome)
                 del outcome
+                self.delay += decision
                 yield Sleep(decision)
                 if progress.is_too_late(attempt.context, _clock.monotonic()):
                     reason = "deadline_exceeded"
@@ -205,7 +255,7 @@ class Retry(Policy):
             attempt.let_go(None)
             raise
         finally:
-            self.stops[reason] += 1
+            self.stop(reason)
             progress.release()
             if budget is not None and reports:
                 budget.finish(good=good, charges=progress.charges + sum(call.bill))
@@ -226,6 +276,10 @@ class Retry(Policy):
         self._durations.add(_clock.monotonic() - began)
         return outcome
 
+    def _give_back_token(self, token: Begun) -> None:
+        """Count a call that was cut short in generated code."""
+        token.end("cancelled")
+
     def _final(
         self, progress: Progress, outcome: Outcome[Any], reason: StopReason, attempts: int
     ) -> Outcome[Any]:
@@ -233,6 +287,10 @@ class Retry(Policy):
         if error is not None and not has_run(error) and earlier is not None and has_run(earlier):
             error = earlier
             outcome = Outcome(error=earlier)
+        if (
+            error is not None and reason != "rejected" and watch.note is not None
+        ):  # who refuses says so itself
+            watch.note(self.name, {"resilience.outcome": "failure", "resilience.retry.stop_reason": reason})
         if reason in _GAVE_UP:
             details: dict[str, object] = {"resilience.retry.stop_reason": reason}
             if error is not None:
@@ -242,14 +300,29 @@ class Retry(Policy):
             _note(error, f"{_NOTE}{attempts} attempt{'s' * (attempts > 1)}: {reason.replace('_', ' ')}")
         return outcome
 
+    def readings(self) -> Iterator[Reading]:
+        """Return how calls ended, and how many attempts they took."""
+        for reason, count in self.stops.items():
+            yield Reading("resilience.retry.calls", count, (("resilience.retry.stop_reason", reason),))
+        if not self._is_inner:
+            yield Reading("resilience.attempts", self.calls, (("resilience.attempt.type", "initial"),))
+        yield Reading("resilience.attempts", self.retries, (("resilience.attempt.type", "retry"),))
+        yield Reading("resilience.retry.delay", self.delay)
+
     def _zero(self) -> None:
-        self.calls = 0
         self.retries = 0
+        self.delay: Seconds = 0.0
         # Every reason from the start, so that counting is one statement without a call.
-        self.stops: dict[StopReason, int] = dict.fromkeys(get_args(StopReason), 0)
+        self._stops: dict[StopReason, int] = dict.fromkeys(get_args(StopReason), 0)
+        self._tallies: dict[int, tuple[Budget | None, Tally]] = {}
 
     def _after_fork(self) -> None:
         self._zero()
+
+
+def _counts_in_flight(budget: Budget) -> bool:
+    """Whether *budget* is to be told of a call when that begins; so is one of the user's own making."""
+    return getattr(budget, "counts_in_flight", True)
 
 
 def _settings(rng: object, **settings: Any) -> RetrySettings:

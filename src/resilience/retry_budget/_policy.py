@@ -1,13 +1,15 @@
 """The budget that threads and tasks share: a machine, a lock and the clock."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
 from resilience import _clock
-from resilience._runtime import fork
+from resilience._runtime import census, fork
+from resilience._runtime.census import Reading
+from resilience._runtime.hot import Tally
 from resilience._runtime.policy import name_problems
 from resilience.errors import ConfigError, Problem
 from resilience.outcome import Verdict
@@ -50,6 +52,7 @@ class RetryBudget:
         name: Name for telemetry, or None.
         calls: Calls that began. ``budget.calls += 1`` is all that `deposit` does.
         good: Calls that ended good without charges. ``budget.good += 1`` is all that `finish` does for them.
+            What generated code has counted comes into both when the budget is next asked for something.
 
     Raises:
         ConfigError: A setting is outside its range.
@@ -72,6 +75,7 @@ class RetryBudget:
         "_seen_calls",
         "_seen_good",
         "_settings",
+        "_tallies",
         "calls",
         "good",
         "name",
@@ -84,6 +88,11 @@ class RetryBudget:
 
     counts_calls: ClassVar[bool] = True
     """That *calls* and *good* may be counted by whoever makes the calls: the budget looks at them later."""
+
+    @property
+    def counts_in_flight(self) -> bool:
+        """Whether it must know of a call when that begins, and not only when its first attempt has ended."""
+        return isinstance(self._settings, InflightSettings)
 
     def __init__(self, settings: BudgetSettings | None = None, *, name: str | None = None) -> None:
         chosen = RatioSettings() if settings is None else settings
@@ -98,10 +107,15 @@ class RetryBudget:
         self.name = name
         self.calls = self.good = 0
         self._seen_calls = self._seen_good = 0
+        self._tallies: list[Tally] = []
         self._settings = chosen
         self._machine = machine_for(chosen, _clock.monotonic())
         self._lock = threading.RLock()
         fork.register(self)
+        census.enroll(self)
+
+    def __del__(self, leave: Callable[[Any], None] = census.leave) -> None:
+        leave(self)  # bound, because names are gone when the interpreter ends
 
     def __repr__(self) -> str:
         return f"RetryBudget({self._settings!r}, name={self.name!r})"
@@ -341,8 +355,34 @@ class RetryBudget:
             self._machine.configure(settings, now)
             self._settings = settings
 
+    def readings(self) -> Iterator[Reading]:
+        """Return what telemetry knows of it."""
+        limit = self.limit
+        yield Reading("resilience.retry_budget.usage", max(0, limit - self.level), is_level=True)
+        yield Reading("resilience.retry_budget.limit", limit, is_level=True)
+        yield Reading("resilience.retry_budget.grants", self.granted)
+        yield Reading("resilience.retry_budget.rejections", self.denied)
+        yield Reading("resilience.retry_budget.refunds", self.refunded)
+
+    def enlist(self, tally: Tally) -> None:
+        """Count the calls of *tally* too, from now on: calls that began and ended good."""
+        with self._lock:
+            self._tallies.append(tally)
+
+    def dismiss(self, tally: Tally) -> None:
+        """Keep what *tally* has counted, and look at it no more."""
+        with self._lock:
+            self._collect()
+            if tally in self._tallies:
+                self._tallies.remove(tally)
+
     def _collect(self) -> None:
         """Tell the machine by how much the counters have grown. The lock is held."""
+        for tally in self._tallies:
+            fresh = tally.good - tally.seen
+            tally.seen += fresh
+            self.calls += fresh
+            self.good += fresh
         good = self.good  # first, so that every call counted in it is counted in `calls`, too
         calls = self.calls
         self._machine.collect(calls - self._seen_calls, good - self._seen_good)
@@ -352,6 +392,7 @@ class RetryBudget:
         self._lock = threading.RLock()
         self.calls = self.good = 0
         self._seen_calls = self._seen_good = 0
+        self._tallies = []
         self._machine.after_fork(_clock.monotonic())
 
 

@@ -1,11 +1,12 @@
 """Stop asking a dependency for more than it accepts."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from resilience import _clock
 from resilience._core.check import Check
+from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call
 from resilience._runtime.gate import Ask, Decision, Gate
 from resilience._runtime.policy import Traits, all_right
@@ -166,6 +167,21 @@ class AdaptiveThrottle(Gate):
                 self.name,
                 {"resilience.throttle.state": "shedding" if shedding else "passing"},
             )
+
+    def readings(self) -> Iterator[Reading]:
+        """Return how calls ended, whom it refused, and what share it would refuse now."""
+        throttle, kind, outcome = self._throttle, "resilience.throttle", "resilience.outcome"
+        calls = f"{kind}.calls"
+        yield Reading(calls, throttle.good, ((outcome, "success"),))
+        yield Reading(calls, sum(throttle.ended.values()), ((outcome, "failure"),))
+        yield Reading(calls, throttle.ignored, ((outcome, "ignored"),))
+        yield Reading(calls, sum(throttle.rejected), ((outcome, "rejected"),))
+        yield Reading(calls, throttle.cancelled, ((outcome, "cancelled"),))
+        for priority in Priority:
+            refused = throttle.rejected[priority.rank]
+            yield Reading(f"{kind}.rejections", refused, (("resilience.priority", priority.value),))
+        yield Reading(f"{kind}.spared", throttle.spared)
+        yield Reading(f"{kind}.rejection_ratio", self.rejection_probability(), is_level=True)
 
     def _after_fork(self) -> None:
         super()._after_fork()

@@ -1,16 +1,19 @@
 """Stop waiting when time runs out."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from resilience import _clock
 from resilience._runtime import fork
+from resilience._runtime.census import Reading
 from resilience._runtime.flow import PLAIN, Bound, Call, Command, Dispose, Flow, Inner
+from resilience._runtime.hot import NOTHING, Hot
 from resilience._runtime.policy import Binding, Policy, Step, Traits, all_right
-from resilience.deadline import bounded, current_deadline
+from resilience._runtime.queues import NO_QUEUE, Queues
+from resilience.deadline import bounded, current_deadline, usage
 from resilience.errors import ConcurrencyLimitedError, DeadlineExceededError
 from resilience.outcome import CallContext, Outcome
 from resilience.timeout._settings import MAX_ABANDONED, DurationOf, TimeoutSettings, checked
@@ -62,7 +65,7 @@ class Timeout(Policy):
 
     """
 
-    __slots__ = ("_abandoned", "_lock", "_settings", "refused", "timed_out")
+    __slots__ = ("_abandoned", "_lock", "_queues", "_settings", "queue", "refused", "timed_out")
 
     kind = "timeout"
 
@@ -83,6 +86,9 @@ class Timeout(Policy):
         self._abandoned = 0
         self.timed_out = 0
         self.refused = 0
+        self._queues = Queues()
+        self.queue: Any = NO_QUEUE
+        """That of the event loop which asked last, for generated code."""
         fork.register(self)
 
     @property
@@ -114,16 +120,58 @@ class Timeout(Policy):
         """Return the step that waits so long and no longer."""
         return self._around
 
+    def hot(self, binding: Binding) -> Hot | None:  # noqa: ARG002  # every call may take as long
+        """Return what a call runs that may take a fixed time, and is not handed to a thread."""
+        settings = self._settings
+        if settings.duration is None:
+            return NOTHING
+        if callable(settings.duration) or settings.thread or _clock.fake is not None:
+            return None
+        usage.begin()  # before the code is made: the deadline is there for whoever looks
+        return Hot(
+            names={"settings": settings},
+            limit=self,
+            token="'time'",  # noqa: S106  # no secret
+            fail=self._fail,
+        )
+
+    def queue_of(self, loop: Any) -> Any:
+        """Return the calls under way in *loop*, for generated code; None if that is not asyncio's."""
+        duration = self._settings.duration
+        if loop is None or duration is None or callable(duration):
+            return None
+        self.queue = queue = self._queues.of(loop, duration)
+        return queue
+
+    def out_of_time(self, seconds: Seconds | None) -> TimeoutError:
+        """Return the error of a call that used up its *seconds*, and count it."""
+        self.timed_out += 1
+        return TimeoutError(f"{self.name!r} took longer than {seconds:g} s")
+
+    def _fail(
+        self,
+        tokens: list[Any],
+        place: int,
+        outcome: Outcome[Any],
+        began: Seconds | None,  # noqa: ARG002  # see Fail
+    ) -> None:
+        if not isinstance(outcome.error, DeadlineExceededError):  # that one may be ours: see `_around`
+            tokens[place] = None
+
     def _configure(self, settings: TimeoutSettings) -> None:
         self._settings = settings
+        self.queue = NO_QUEUE
 
     def _around(self, call: Call, inner: Inner) -> Flow:
-        bound = _Bound(self, call.context)
+        replay = call.replay
+        began = None if replay is None or replay.take(self) is None else replay.began
+        bound = _Bound(self, call.context, began)
         if bound.is_over:
             return Outcome(error=DeadlineExceededError("deadline exceeded: not started"))
         if bound.until is None:
             return (yield from inner(call))
         attempt = call.again(replace(call.context, deadline=bound.until))
+        attempt.replay = replay
         outcome: Outcome[Any] | None
         try:
             if self._settings.thread:
@@ -193,11 +241,19 @@ class Timeout(Policy):
                     self._abandoned += 1
             return work.outcome
 
+    def readings(self) -> Iterator[Reading]:
+        """Return how often time ran out, and what was left behind."""
+        yield Reading("resilience.timeout.timeouts", self.timed_out)
+        yield Reading("resilience.timeout.rejections", self.refused)
+        yield Reading("resilience.timeout.abandoned", self.abandoned, is_level=True)
+
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
         self._abandoned = 0
         self.timed_out = 0
         self.refused = 0
+        self._queues = Queues()
+        self.queue = NO_QUEUE
 
 
 class _Work:
@@ -223,13 +279,13 @@ class _Bound:
 
     __slots__ = ("_duration", "_is_callers", "_timeout", "is_over", "until")
 
-    def __init__(self, timeout: Timeout, context: CallContext) -> None:
+    def __init__(self, timeout: Timeout, context: CallContext, began: Seconds | None = None) -> None:
         self._timeout = timeout
         duration = timeout.settings.duration
         if callable(duration):
             duration = checked(duration(context))
         self._duration = duration
-        now = _clock.monotonic()
+        now = _clock.monotonic() if began is None else began
         deadline = context.deadline
         self.is_over = deadline is not None and deadline <= now
         self.until = deadline
@@ -248,8 +304,7 @@ class _Bound:
         """Return the error to raise, and count it."""
         if self._is_callers:
             return DeadlineExceededError(started=True)
-        self._timeout.timed_out += 1
-        return TimeoutError(f"{self._timeout.name!r} took longer than {self._duration:g} s")
+        return self._timeout.out_of_time(self._duration)
 
 
 class Guard:

@@ -1,0 +1,132 @@
+"""
+Many timeouts of one length with one timer: what generated code uses in place of ``asyncio.timeout``.
+
+Calls that may all take equally long end in the order in which they began. So the first of them is the only
+one that needs a timer, and to enter or to leave is to put a task into a dict or to take it out. What is seen
+from outside is what ``asyncio.timeout`` does: a task that runs out of time is cancelled, and takes that
+cancellation back if it was the only one.
+"""
+
+import asyncio
+import sys
+from asyncio import CancelledError
+from collections.abc import Iterable
+from typing import Any, Final
+
+from resilience import _clock
+from resilience._runtime.hot import Limit
+from resilience.deadline import _innermost as block
+from resilience.typing import Seconds
+
+
+class Queue:
+    """
+    The calls under way in one event loop that all may take *seconds*, in the order in which they began.
+
+    Only the loop's own thread uses it.
+
+    Attributes:
+        loop: The event loop.
+        seconds: How long each may take.
+        began: For each task in here, when its call began. One that is gone before its call has ended was
+            cancelled because its time was up.
+        is_armed: Whether the timer is running.
+
+    """
+
+    __slots__ = ("began", "is_armed", "loop", "seconds")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: Seconds) -> None:
+        self.loop = loop
+        self.seconds = seconds
+        self.began: dict[asyncio.Task[Any], Seconds] = {}
+        self.is_armed = False
+
+    def arm(self) -> None:
+        """Let the timer run for a call that begins now, and for those after it."""
+        self.loop.call_later(self.seconds, self._ring)
+        self.is_armed = True
+
+    def _ring(self) -> None:
+        now = _clock.monotonic()
+        late: list[asyncio.Task[Any]] = []
+        left: Seconds | None = None
+        for task, began in self.began.items():
+            left = began + self.seconds - now
+            if left > 0:
+                break
+            late.append(task)
+            left = None
+        for task in late:
+            del self.began[task]
+            task.cancel()
+        if left is None:
+            self.is_armed = False
+        else:
+            self.loop.call_later(left, self._ring)
+
+
+def end_of_time(
+    task: "asyncio.Task[Any]",
+    cancels: int,
+    error: BaseException,
+    until: Seconds,
+    limits: Iterable[tuple[Limit, Queue]],
+) -> tuple[Exception | None, object]:
+    """
+    Say what a call failed with once its time is taken into account, and within which policy.
+
+    Args:
+        task: The task of the call.
+        cancels: How many cancellations it had to bear when the call began.
+        error: What came out of the function.
+        until: The deadline that was set for the function.
+        limits: The policies that bound its time, each with its queue, the innermost first.
+
+    Returns:
+        The failure, or None if the call was cut short; and the policy whose time was used up, or None.
+
+    """
+    if block.get() is until:  # not in a context that never saw it: a coroutine may be closed anywhere
+        block.set(None)
+    at: object = None
+    for limit, queue in limits:
+        if queue.began.pop(task, None) is None and task.uncancel() <= cancels:
+            if isinstance(error, CancelledError):
+                error, at = limit.out_of_time(queue.seconds), limit
+            else:
+                _tell(error)
+    return (error if isinstance(error, Exception) else None), at
+
+
+def _tell(error: BaseException) -> None:
+    """Let an error that came of our cancellation say so, as ``asyncio.timeout`` does from 3.13 on."""
+    if sys.version_info < (3, 13):
+        return
+    _insert(error)
+    if isinstance(error, ExceptionGroup):
+        for each in error.exceptions:
+            _insert(each)
+
+
+def _insert(error: BaseException) -> None:
+    while (context := error.__context__) is not None:
+        if isinstance(context, CancelledError):
+            reason = TimeoutError()
+            reason.__context__ = reason.__cause__ = context
+            error.__context__ = reason
+            return
+        error = context
+
+
+if sys.version_info >= (3, 12):
+    _task_of: Any = asyncio.current_task
+else:  # there it is a function in Python, which looks into this dict
+    _task_of = vars(asyncio.tasks)["_current_tasks"].get
+
+NAMES: Final[dict[str, object]] = {
+    "end_of_time": end_of_time,
+    "running_loop": asyncio._get_running_loop,  # None where no loop runs, as in a trio task
+    "task_of": _task_of,
+}
+"""What generated code needs of asyncio."""

@@ -1,0 +1,139 @@
+"""Calls that are not over when they return, for those whose results are read later."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from resilience._runtime import drive, wrap
+from resilience._runtime.flow import PLAIN, Call
+from resilience._runtime.policy import Policy
+from resilience.errors import ConfigError, Problem
+from resilience.outcome import CallContext, Classifier, Outcome
+
+T = TypeVar("T")
+
+
+class Streamed(Generic[T]):
+    """
+    What a call returned, while its policies still hold what they admitted it with.
+
+    Attributes:
+        value: What the function returned.
+
+    """
+
+    __slots__ = ("_call", "value")
+
+    def __init__(self, value: T, call: Call) -> None:
+        self.value = value
+        self._call: Call | None = call
+
+    def end(self, outcome: Outcome[Any] | None) -> None:
+        """
+        Settle the call by how reading its result ended; None if it was given up, which teaches nothing.
+
+        Only the first end counts.
+        """
+        call, self._call = self._call, None
+        if call is None:
+            return
+        try:
+            call.let_go(outcome)
+        except BaseException:
+            call.let_go(None)  # interrupted between two entries
+            raise
+
+
+class StreamedCalls:
+    """
+    Make calls under a policy whose results are streams: the body of an HTTP response, a cursor.
+
+    A good result keeps the permits that it was admitted with until `Streamed.end` says how reading it ended.
+    A result that is judged bad by itself settles at once. Results that nobody will see, of attempts that were
+    repeated or lost, are closed.
+
+    Args:
+        policy: The policy, or pipeline.
+        name: Name for those that have none.
+        classify: Judge of outcomes, for policies without one of their own.
+
+    Raises:
+        ConfigError: A part of *policy* replaces or keeps results, which a stream does not bear.
+
+    Example:
+        >>> from resilience import ConcurrencyLimiter, Outcome
+        >>> calls = StreamedCalls(ConcurrencyLimiter(limit=1), "files")
+        >>> opened = calls.call(iter, "abc")
+        >>> list(opened.value)
+        ['a', 'b', 'c']
+        >>> opened.end(Outcome("read"))
+
+    """
+
+    __slots__ = ("_flow",)
+
+    def __init__(self, policy: Policy, name: str, *, classify: Classifier | None = None) -> None:
+        # A race hands over one of its streams; whoever replaces or keeps a result does not close it.
+        rule = (
+            "must not hold a {}, which cannot be around a result that is read later: put it around the reader"
+        )
+        unable = [type(part).__name__ for part in policy.parts if not (part.streams or part.traits.races)]
+        if unable:
+            raise ConfigError(
+                type(policy).__name__, [Problem("policy", policy, rule.format(each)) for each in unable]
+            )
+        # Not the pipeline's own, which lets *classify* come before the classifier of the pipeline.
+        self._flow = Policy.flow_for(policy, name, classify)
+
+    def call(self, fn: Callable[..., T], /, *args: object, context: CallContext = PLAIN) -> Streamed[T]:
+        """Call *fn*, a plain function, about which *context* is known."""
+        made: list[T] = []
+
+        def noted(*args: object) -> T:
+            value = fn(*args)
+            made.append(value)
+            return value
+
+        request = _request(fn, args, context)
+        request.fn = noted
+        is_handed_over = False
+        try:
+            value: T = drive.unwrap(drive.run(self._flow(request)))
+            is_handed_over = True
+            return Streamed(value, request)
+        finally:
+            if not is_handed_over:
+                request.let_go(None)
+                for each in made:
+                    drive.dispose(each)
+
+    async def acall(
+        self, fn: Callable[..., Awaitable[T]], /, *args: object, context: CallContext = PLAIN
+    ) -> Streamed[T]:
+        """Await ``fn(*args)``, about which *context* is known."""
+        made: list[T] = []
+
+        async def noted(*args: object) -> T:
+            value = await fn(*args)
+            made.append(value)
+            return value
+
+        request = _request(fn, args, context)
+        request.fn = noted
+        is_handed_over = False
+        try:
+            value: T = drive.unwrap(await wrap.arun(self._flow(request), request))
+            is_handed_over = True
+            return Streamed(value, request)
+        finally:
+            if not is_handed_over:
+                from resilience._runtime import adrive  # noqa: PLC0415  # anyio comes with the first async use
+
+                request.let_go(None)
+                for each in made:
+                    await adrive.dispose(each)
+
+
+def _request(fn: Callable[..., Any], args: tuple[object, ...], context: CallContext) -> Call:
+    request = wrap._call(fn, args, {}, lambda *_: context)
+    request.held = []
+    return request

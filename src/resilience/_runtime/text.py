@@ -1,0 +1,319 @@
+"""The text of generated functions: the statements of several policies around one call."""
+
+import inspect
+import keyword
+from collections.abc import Iterable
+from string import Template
+from typing import Final
+
+from resilience._runtime.hot import ELSE, NOTHING, Hot
+
+INDENT: Final = "    "
+
+NAMES: Final = frozenset(
+    {
+        "at", "BaseException", "began", "block", "cancels", "clock", "CoroutineType", "dict", "end_of_time",
+        "error", "Exception", "failure", "first", "fn", "guarded_call", "isinstance", "KeyError", "loop",
+        "now", "plan", "reject", "replay", "Replay", "running_loop", "set_block", "slow", "task", "task_of",
+        "type", "until", "value", "wrapper",
+    }
+)  # fmt: skip
+"""Names that the text uses; a function with a parameter of such a name goes the slow way."""
+
+_STARS: Final[dict[object, str]] = {
+    inspect.Parameter.VAR_POSITIONAL: "*",
+    inspect.Parameter.VAR_KEYWORD: "**",
+}
+
+
+class Signature:
+    """
+    A function's name and parameters, as text.
+
+    Attributes:
+        head: The line that a definition of the function begins with.
+        passed: The arguments of a call that hands all of them on.
+        args: Two expressions: a tuple of the positional arguments, a dict of those by keyword.
+        awaited: What stands before a call: ``await`` or nothing.
+        is_async: Whether it is a coroutine function.
+
+    """
+
+    def __init__(self, name: str, parameters: list[inspect.Parameter], *, is_async: bool) -> None:
+        self.is_async = is_async
+        self.awaited = "await " if is_async else ""
+        self.function = _function_name(name)
+        self.head = f"{'async def' if is_async else 'def'} {self.function}({_declared(parameters)}):"
+        self.passed = _passed(parameters)
+        keywords = [each for each in parameters if each.kind in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
+        positional = [each for each in parameters if each not in keywords]
+        self.args = f"({_passed(positional)}{',' if positional else ''}), dict({_passed(keywords)})"
+
+    @property
+    def slow(self) -> str:
+        """The statement that makes the call the slow way."""
+        return f"return {self.awaited}slow({self.passed})"
+
+
+def is_reserved(name: str) -> bool:
+    """Whether generated text cannot use *name*, as it uses it otherwise: what ends so is a policy's."""
+    return name in NAMES or not name.isidentifier() or name.rpartition("_")[2].isdigit()
+
+
+class Part:
+    """
+    One policy's statements, with the names of one function.
+
+    Attributes:
+        hot: The statements as the policy has them.
+        place: Which of the policies it is, from 1.
+        objects: What the statements use, by the names that they have in the text.
+
+    """
+
+    def __init__(self, hot: Hot, place: int) -> None:
+        self.hot = hot
+        self.place = place
+        self._names = _Names(f"_{place}")
+        self.objects: dict[str, object] = {self._names[name]: value for name, value in hot.names.items()}
+        if hot.limit is not None:
+            self.objects[self._names["limit"]] = hot.limit
+
+    def text(self, statement: str) -> str:
+        return Template(statement).substitute(self._names)
+
+    def texts(self, statements: Iterable[str]) -> list[str]:
+        return [self.text(each) for each in statements]
+
+    @property
+    def token(self) -> str:
+        return self.text(self.hot.token or "None")
+
+
+class _Names(dict[str, str]):
+    """Every name with the policy's own ending."""
+
+    def __init__(self, ending: str) -> None:
+        super().__init__()
+        self._ending = ending
+
+    def __missing__(self, name: str) -> str:
+        return name + self._ending
+
+
+def stub(signature: Signature) -> str:
+    """Return the text of a function before there is code for it, or after that has become old."""
+    return _function(signature, [f"return {signature.awaited}first({signature.args})"])
+
+
+def plain(signature: Signature) -> str:
+    """Return the text of a function whose every call goes the slow way."""
+    return _function(signature, [signature.slow])
+
+
+def hot(signature: Signature, parts: list[Part], *, for_deadline: bool, for_coroutine: bool) -> str:
+    """
+    Return the text of a function with the success path of all *parts*.
+
+    Args:
+        signature: That of the function.
+        parts: The policies, the first the outermost.
+        for_deadline: Whether to look for a deadline that may be in force.
+        for_coroutine: Whether to look, once, whether a plain function returns a coroutine.
+
+    """
+    if not for_deadline and not for_coroutine and all(part.hot == NOTHING for part in parts):
+        return _function(signature, [f"return {signature.awaited}fn({signature.passed})"])
+    body = _Body(signature, parts, for_coroutine=for_coroutine)
+    return _function(signature, body.lines(for_deadline=for_deadline))
+
+
+def _function(signature: Signature, body: list[str]) -> str:
+    return "\n".join([signature.head, *_indented(body)]) + "\n"
+
+
+class _Body:
+    """The lines of one function, section by section."""
+
+    def __init__(self, signature: Signature, parts: list[Part], *, for_coroutine: bool) -> None:
+        self._signature, self._parts, self._for_coroutine = signature, parts, for_coroutine
+        self._inner_first = parts[::-1]
+        self._timed = [part for part in parts if part.hot.limit is not None]
+        self._reads_began = bool(self._timed) or any(part.hot.reads_began for part in parts)
+        self._release = [line for part in self._inner_first for line in part.texts(part.hot.release)]
+        self._let_go = [line for part in self._inner_first for line in part.texts(part.hot.let_go)]
+
+    def lines(self, *, for_deadline: bool) -> list[str]:
+        lines: list[str] = []
+        if for_deadline:
+            lines += ["if block() is not None:", INDENT + self._signature.slow]
+        for part in self._parts:
+            for condition in part.texts(part.hot.unless):
+                lines += [f"if {condition}:", INDENT + self._leave(part, [])]
+        lines += self._find_queues() if self._signature.is_async else []
+        if self._reads_began:
+            lines.append("began = clock.monotonic()")
+        taken: list[Part] = []
+        for part in self._parts:
+            lines += part.texts(part.hot.take)
+            if part.hot.refused is not None:
+                asks = part.text(part.hot.refused)
+                lines.append(f"{ELSE}:" if asks == ELSE else f"if {asks}:")
+                undo = [line for each in reversed(taken) for line in each.texts(each.hot.undo)]
+                lines += _indented([*undo, self._leave(part, taken)])
+            lines += part.texts(part.hot.taken)
+            taken.append(part)
+        lines += ["try:", *_indented(self._attempt())]
+        lines += self._endings()
+        return lines + self._after_failure()
+
+    def _leave(self, part: Part, taken: list[Part]) -> str:
+        """Return what is done where *part* does not let the call pass."""
+        outer = self._parts[: part.place - 1]
+        untaken = () if taken else outer
+        if (
+            part.hot.refuse is None
+            or any(each.hot.undo for each in taken)
+            or any(each.hot.take for each in untaken)
+        ):
+            return self._signature.slow
+        held = ", ".join(each.token for each in outer)
+        a = "a" if self._signature.is_async else ""
+        return (
+            f"return {self._signature.awaited}plan.{a}refused"
+            f"({part.place - 1}, [{held}], {self._signature.args})"
+        )
+
+    # Limits of time
+
+    def _find_queues(self) -> list[str]:
+        if not self._timed:
+            return []
+        lines = ["loop = running_loop()"]
+        for part in self._timed:
+            lines += [
+                part.text(
+                    "if ($queue := $limit.queue).loop is not loop"
+                    " and ($queue := $limit.queue_of(loop)) is None:"
+                ),
+                INDENT + self._signature.slow,
+            ]
+        present = " or ".join(part.text("task in $queue.began") for part in self._timed)
+        lines += [f"if (task := task_of(loop)) is None or {present}:", INDENT + self._signature.slow]
+        lines += [part.text("if not $queue.is_armed: $queue.arm()") for part in self._timed]
+        lines.append("cancels = task.cancelling()")
+        return lines
+
+    def _attempt(self) -> list[str]:
+        lines: list[str] = []
+        if self._timed and self._signature.is_async:
+            queues = [part.text("$queue.began[task]") for part in self._timed]
+            lines.append(" = ".join([*queues, "began"]))
+        if self._timed:
+            lines.append(self._timed[-1].text("set_block(until := began + $settings.duration)"))
+        return [*lines, f"value = {self._signature.awaited}fn({self._signature.passed})"]
+
+    def _endings(self) -> list[str]:
+        timed = bool(self._timed)
+        cut = [*self._release, *self._let_go]
+        if timed and self._signature.is_async:
+            lines = [
+                "except BaseException as error:",
+                f"{INDENT}failure, at = end_of_time(task, cancels, error, until, [{self._entries()}])",
+                f"{INDENT}if failure is None:",
+                *_indented(_indented([*cut, "raise"])),
+            ]
+        elif timed:
+            lines = [
+                "except BaseException as error:",
+                f"{INDENT}set_block(None)",
+                f"{INDENT}if not isinstance(error, Exception):",
+                *_indented(_indented([*cut, "raise"])),
+                f"{INDENT}failure = error",
+            ]
+        else:
+            lines = ["except Exception as error:", f"{INDENT}failure = error"]
+            if cut:
+                lines += ["except BaseException:", *_indented([*cut, "raise"])]
+        return [*lines, "else:", *_indented(self._good())]
+
+    def _entries(self) -> str:
+        return ", ".join(part.text("($limit, $queue)") for part in reversed(self._timed))
+
+    def _good(self) -> list[str]:
+        lines: list[str] = []
+        if self._timed and self._signature.is_async:
+            for part in reversed(self._timed):
+                lines += [
+                    part.text("try: del $queue.began[task]"),
+                    "except KeyError: task.uncancel()",
+                ]
+        if self._timed:
+            lines.append("set_block(None)")
+        lines += self._release
+        if self._for_coroutine:
+            lines += [
+                "if type(value) is CoroutineType:",
+                *_indented([*self._let_go, "reject(fn, value)"]),
+                "wrapper.is_plain()",
+            ]
+        if any(part.hot.reads_now for part in self._parts):
+            lines.append("now = clock.monotonic()")
+        for part in self._inner_first:
+            lines += part.texts(part.hot.good)
+        return [*lines, "return value"]
+
+    def _after_failure(self) -> list[str]:
+        tokens = ", ".join(part.token for part in self._parts)
+        began = "began" if self._reads_began else "None"
+        a = "a" if self._signature.is_async else ""
+        at = ", at" if self._timed and self._signature.is_async else ""
+        lines = [
+            "replay = None",
+            "try:",
+            f"{INDENT}replay = Replay(plan, [{tokens}], failure, {began}{at})",
+            f"{INDENT}if replay.settle():",
+            f"{INDENT}{INDENT}raise failure",
+            f"{INDENT}return {self._signature.awaited}plan.{a}replayed(replay, {self._signature.args})",
+            "finally:",
+            f"{INDENT}if replay is not None:",
+            f"{INDENT}{INDENT}replay.close()",
+        ]
+        cut = [*self._release, *self._let_go]
+        if cut:
+            lines += [f"{INDENT}else:", *_indented(_indented(cut))]
+        lines.append(f"{INDENT}del failure, replay")  # no cycle: frame -> error -> traceback -> frame
+        return lines
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [INDENT + line for line in lines]
+
+
+def _function_name(name: str) -> str:
+    last = name.rpartition(".")[2]
+    return "guarded_call" if is_reserved(last) or keyword.iskeyword(last) else last
+
+
+def _declared(parameters: list[inspect.Parameter]) -> str:
+    texts: list[str] = []
+    before: inspect.Parameter | None = None
+    for each in parameters:
+        if before is not None and before.kind is before.POSITIONAL_ONLY is not each.kind:
+            texts.append("/")
+        starless = before is None or before.kind not in (before.VAR_POSITIONAL, before.KEYWORD_ONLY)
+        if each.kind is each.KEYWORD_ONLY and starless:
+            texts.append("*")
+        default = "" if each.default is each.empty else f"=default_{each.name}"
+        texts.append(_STARS.get(each.kind, "") + each.name + default)
+        before = each
+    if before is not None and before.kind is before.POSITIONAL_ONLY:
+        texts.append("/")
+    return ", ".join(texts)
+
+
+def _passed(parameters: list[inspect.Parameter]) -> str:
+    return ", ".join(
+        _STARS.get(each.kind, "") + (f"{each.name}=" if each.kind is each.KEYWORD_ONLY else "") + each.name
+        for each in parameters
+    )

@@ -1,0 +1,176 @@
+"""What goes on in the background: leases are renewed, and what could not be stored is tried again."""
+
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from resilience._runtime import fork
+from resilience.typing import Seconds
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from resilience.idempotency._session import Session
+
+FIRST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 5.0
+
+
+class Heart:
+    """
+    Renews the leases of one layer every third of a lease, in one daemon thread that ends when it is idle.
+
+    All leases of a layer are of one length, so the one that began first is due first; and since the thread
+    looks up at least once in that time, whoever begins need not wake it.
+    """
+
+    __slots__ = ("__weakref__", "_again", "_bell", "_interval", "_lock", "_thread", "_watched")
+
+    def __init__(self, lease: Seconds) -> None:
+        self._interval = lease / 3
+        self._after_fork()
+        fork.register(self)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self._bell = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._watched: dict[Session, Seconds] = {}
+        self._again: list[tuple[Seconds, Retrying]] = []
+
+    def watch(self, session: "Session") -> None:
+        """Renew the lease of *session* until `forget`."""
+        with self._lock:
+            self._watched[session] = time.monotonic() + self._interval
+            self._start()
+
+    def forget(self, session: "Session") -> None:
+        """End what `watch` began."""
+        with self._lock:
+            self._watched.pop(session, None)
+
+    def retry(self, job: "Retrying") -> None:
+        """Do *job* until it succeeds or its time is over."""
+        with self._lock:
+            self._again.append((time.monotonic() + job.pause(), job))
+            self._start()
+        self._bell.set()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="resilience-idempotency", daemon=True)
+            self._thread = thread
+            try:
+                thread.start()
+            except (
+                RuntimeError
+            ):  # the interpreter is ending, or there are no threads left: leases just run out
+                self._thread = None
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                now = time.monotonic()
+                sessions = [session for session, due in self._watched.items() if due <= now]
+                for session in sessions:
+                    del self._watched[session]  # to its end: the first is due first
+                    self._watched[session] = now + self._interval
+                jobs = [job for due, job in self._again if due <= now]
+                self._again = [entry for entry in self._again if entry[0] > now]
+            for session in sessions:
+                session.beat()
+            for job in jobs:
+                if not job.attempt() and not job.is_over():
+                    with self._lock:
+                        self._again.append((time.monotonic() + job.pause(), job))
+            with self._lock:
+                if not self._watched and not self._again:
+                    self._thread = None
+                    return
+                dues = [*list(self._watched.values())[:1], *(due for due, _ in self._again)]
+                pause = max(0.0, min(*dues, now + self._interval) - time.monotonic())
+            self._bell.wait(pause)
+            self._bell.clear()
+
+
+class Retrying:
+    """
+    One operation of a store that failed, and is worth trying again until the lease ends.
+
+    Each may be repeated with the same owner, so it does no harm if it had been done after all.
+    """
+
+    __slots__ = ("_pause", "_until", "_work")
+
+    def __init__(self, work: Callable[[], Any], until: Seconds) -> None:
+        self._work = work
+        self._until = until
+        self._pause = FIRST_PAUSE
+
+    def pause(self) -> Seconds:
+        """Return how long to wait before the next attempt."""
+        pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+        return pause
+
+    def is_over(self) -> bool:
+        """Whether it is too late."""
+        return time.monotonic() >= self._until
+
+    def attempt(self) -> bool:
+        """Try it; whether it is done."""
+        try:
+            self._work()
+        except Exception:  # noqa: BLE001  # the store is still not there
+            return False
+        return True
+
+    async def attempts(self) -> None:
+        """Do the same in a task of asyncio, to the end."""
+        import asyncio  # noqa: PLC0415  # only in its event loop
+
+        while not self.is_over():
+            await asyncio.sleep(self.pause())
+            try:
+                await self._work()
+            except Exception:  # noqa: BLE001, S112  # the store is still not there
+                continue
+            return
+
+
+# The event loop itself keeps only weak references to tasks.
+_tasks: "set[asyncio.Task[None]]" = set()
+
+
+def spawn(work: Awaitable[None]) -> Callable[[], object]:
+    """Do *work* beside what runs in this event loop of asyncio; return what cancels it."""
+    import asyncio  # noqa: PLC0415  # only in its event loop
+
+    async def run() -> None:
+        await work
+
+    task = asyncio.get_running_loop().create_task(run())
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    return task.cancel
+
+
+def watch_in_loop(session: "Session", interval: Seconds) -> Callable[[], object]:
+    """Renew the lease of *session* from this event loop of asyncio; return what ends that."""
+    import asyncio  # noqa: PLC0415  # only in its event loop
+
+    loop = asyncio.get_running_loop()
+    ends: list[Callable[[], object]] = []
+
+    async def beats() -> None:
+        while await session.abeat():  # noqa: ASYNC110  # it beats, and waits for nothing
+            await asyncio.sleep(interval)
+
+    timer = loop.call_later(interval, lambda: ends.append(spawn(beats())))
+    ends.append(timer.cancel)
+
+    def end() -> None:
+        for each in ends:
+            each()
+
+    return end

@@ -1,0 +1,133 @@
+"""Calls as a whole: how they ended and how long they took, in integers of our own."""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any, Final
+
+from resilience import _clock
+from resilience._runtime import census, fork
+from resilience._runtime.census import Reading
+from resilience._runtime.flow import PLAIN
+from resilience._runtime.hot import Hot
+from resilience._runtime.watch import Judge
+from resilience.errors import DeadlineExceededError, RejectedError
+from resilience.outcome import Outcome, Verdict
+from resilience.telemetry._registry import BOUNDS
+from resilience.typing import Seconds
+
+BOUND: Final = "resilience.call.bound"
+OUTCOME: Final = "resilience.outcome"
+_TEXTS: Final = (*(f"{bound:g}" for bound in BOUNDS), "+Inf")
+
+
+class CallCounts:
+    """
+    The calls to all that is guarded under one name.
+
+    Attributes:
+        name: The name.
+        good: Calls that succeeded, by the latency bucket that they fell into.
+        bad: Calls that failed, likewise.
+        seconds: What both took together.
+        rejected: Calls whose function did not run.
+        cancelled: Calls that were cut short.
+
+    """
+
+    __slots__ = ("__weakref__", "bad", "cancelled", "good", "name", "rejected", "seconds")
+
+    kind = "call"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.good = [0] * (len(BOUNDS) + 1)
+        self.bad = [0] * (len(BOUNDS) + 1)
+        self._zero()
+        fork.register(self)
+        census.enroll(self)
+
+    def readings(self) -> Iterator[Reading]:
+        """Return how many calls ended how, and within which time."""
+        good, bad = list(self.good), list(self.bad)
+        yield Reading("resilience.calls", sum(good), ((OUTCOME, "success"),))
+        yield Reading("resilience.calls", sum(bad), ((OUTCOME, "failure"),))
+        yield Reading("resilience.calls", self.rejected, ((OUTCOME, "rejected"),))
+        yield Reading("resilience.calls", self.cancelled, ((OUTCOME, "cancelled"),))
+        for text, count in zip(_TEXTS, accumulate(map(sum, zip(good, bad, strict=True))), strict=True):
+            yield Reading("resilience.call.buckets", count, ((BOUND, text),))
+        yield Reading("resilience.call.time", self.seconds)
+
+    def count(self, ending: str, took: Seconds) -> None:
+        """Count one call that ended so."""
+        bucket = bisect_left(BOUNDS, took)
+        # One line each, without a call: generated code does the same without a lock.
+        if ending == "success":
+            self.good[bucket] += 1
+        elif ending == "failure":
+            self.bad[bucket] += 1
+        elif ending == "rejected":
+            self.rejected += 1
+            return
+        else:
+            self.cancelled += 1
+            return
+        self.seconds += took
+
+    def hot(self, judge: Judge) -> Hot:
+        """Return what a call runs that ends well: `count`, as statements. *judge* says how one failed."""
+
+        def fail(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:
+            ending = ending_of(outcome, judge)
+            if began is None and ending != "rejected":
+                return  # its flow looks at the clock
+            took = 0.0 if began is None else _clock.monotonic() - began
+            tokens[place] = self.count(ending, took)
+
+        return Hot(
+            fail=fail,
+            names={
+                "calls": self,
+                "cells": self.good,
+                "bounds": BOUNDS,
+                "bound": BOUNDS[0],
+                "bisect": bisect_left,
+            },
+            good=(
+                "$took = now - began",
+                "if $took <= $bound: $cells[0] += 1",
+                "else: $cells[$bisect($bounds, $took)] += 1",
+                "$calls.seconds += $took",
+            ),
+            let_go=("$calls.cancelled += 1",),
+            token="True",  # noqa: S106  # no secret
+            reads_began=True,
+            reads_now=True,
+        )
+
+    def _give_back_token(self, token: object) -> None:  # noqa: ARG002  # as of every policy
+        """Count a call that was interrupted between generated code and its flow."""
+        self.cancelled += 1
+
+    def _zero(self) -> None:
+        # In place: generated code holds the lists.
+        self.good[:] = self.bad[:] = [0] * (len(BOUNDS) + 1)
+        self.seconds: Seconds = 0.0
+        self.rejected = self.cancelled = 0
+
+    def _after_fork(self) -> None:
+        self._zero()
+
+
+def ending_of(outcome: Outcome[Any], judge: Judge) -> str:
+    """Return how a call ended for its caller."""
+    error = outcome.error
+    if isinstance(error, RejectedError) or (isinstance(error, DeadlineExceededError) and not error.started):
+        return "rejected"
+    try:
+        verdict = judge(outcome, PLAIN)
+    except Exception:  # noqa: BLE001  # a classifier that fails has failed the call already, or will not
+        verdict = Verdict.GOOD if error is None else Verdict.BAD
+    if error is None:
+        return "success" if verdict in (Verdict.GOOD, Verdict.IGNORED) else "failure"
+    return "success" if verdict is Verdict.GOOD else "failure"

@@ -1,0 +1,155 @@
+"""Calls whose results are read later: permits until the end, on threads, under asyncio and trio."""
+
+import gc
+import weakref
+
+import pytest
+from tests.doubles import Slots
+from tests.runtimes import Runtime
+
+from resilience import Cache, CallContext, Fallback, Outcome, Pipeline, Retry, Verdict, current_attempt
+from resilience.backoff import constant
+from resilience.errors import ConfigError
+from resilience.streaming import StreamedCalls
+
+
+class Page:
+    """A result that is read later."""
+
+    def __init__(self, verdict=Verdict.GOOD):
+        self.verdict = verdict
+        self.closed = 0
+
+    def close(self):
+        self.closed += 1
+
+
+def judge(outcome: Outcome[object], context: CallContext) -> Verdict:
+    return getattr(outcome.value, "verdict", Verdict.BAD)
+
+
+async def made(runtime: Runtime, calls: StreamedCalls, fn, **kwargs):
+    if runtime.name == "sync":
+        return calls.call(fn, **kwargs)
+
+    async def afn():
+        await runtime.checkpoint()
+        return fn()
+
+    return await calls.acall(afn, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "ending, verdicts, released",
+    [
+        (Outcome(Page()), [Verdict.GOOD], 0),
+        (Outcome(error=OSError()), [Verdict.BAD], 0),
+        (None, [], 1),
+    ],
+)
+def test_a_good_result_is_settled_by_how_reading_it_ended_and_only_once(
+    runtime, ending, verdicts, released
+) -> None:
+    async def body():
+        slots = Slots(limit=1)
+        streamed = await made(runtime, StreamedCalls(slots, "pages", classify=judge), Page)
+        assert slots.used == 1
+        for _ in range(2):
+            streamed.end(ending)
+        assert (slots.used, slots.verdicts, slots.released) == (0, verdicts, released)
+
+    runtime.run(body)
+
+
+def test_a_bad_result_is_settled_at_once_and_still_handed_over(runtime) -> None:
+    async def body():
+        slots, page = Slots(limit=1), Page(Verdict.BAD)
+        streamed = await made(runtime, StreamedCalls(slots, "pages", classify=judge), lambda: page)
+        assert (streamed.value, slots.used, slots.verdicts) == (page, 0, [Verdict.BAD])
+        streamed.end(Outcome(page))
+        assert (slots.verdicts, page.closed) == ([Verdict.BAD], 0)
+
+    runtime.run(body)
+
+
+def test_a_result_that_is_repeated_is_closed_and_only_the_last_is_held(runtime) -> None:
+    async def body():
+        slots = Slots()
+        pages = [Page(Verdict.BAD), Page()]
+        left = list(pages)
+        policy = Pipeline("pages", Retry(backoff=constant(0.0), budget=None), slots)
+        streamed = await made(runtime, StreamedCalls(policy, "x", classify=judge), lambda: left.pop(0))
+        assert ([page.closed for page in pages], slots.used) == ([1, 0], 1)
+        assert streamed.value is pages[1]
+        streamed.end(None)
+        assert (slots.used, policy.name) == (0, "pages")
+
+    runtime.run(body)
+
+
+def test_an_error_is_raised_and_nothing_is_held(runtime) -> None:
+    async def body():
+        slots = Slots()
+
+        def fail():
+            raise OSError("down")
+
+        with pytest.raises(OSError, match="down"):
+            await made(runtime, StreamedCalls(slots, "pages"), fail)
+        assert (slots.used, slots.verdicts) == (0, [Verdict.BAD])
+
+    runtime.run(body)
+
+
+def test_the_context_reaches_the_policies(runtime) -> None:
+    async def body():
+        retry = Retry(backoff=constant(0.0), budget=None)
+        calls = StreamedCalls(retry, "pages", classify=judge)
+        for idempotent in (True, False):
+            await made(runtime, calls, lambda: Page(Verdict.BAD), context=CallContext(idempotent=idempotent))
+        assert retry.retries == 2
+        assert current_attempt().attempt == 1
+
+    runtime.run(body)
+
+
+@pytest.mark.parametrize("part", [Fallback(value=1), Cache(ttl=1.0, key=str)], ids=["fallback", "cache"])
+def test_what_replaces_or_keeps_results_is_refused(part) -> None:
+    with pytest.raises(ConfigError, match="put it around the reader"):
+        StreamedCalls(Pipeline("pages", part), "pages")
+
+
+def test_a_result_made_when_the_call_is_interrupted_is_closed() -> None:
+    page = Page()
+
+    class Interrupting(Slots):
+        def _settle(self, *args):
+            raise KeyboardInterrupt
+
+    page.verdict = Verdict.BAD
+    slots = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        StreamedCalls(slots, "pages", classify=judge).call(lambda: page)
+    assert (slots.used, page.closed) == (0, 1)
+
+
+def test_a_failed_call_leaves_nothing_for_the_garbage_collector() -> None:
+    class Failed(Exception):
+        pass
+
+    def fail():
+        raise Failed
+
+    calls = StreamedCalls(
+        Pipeline("pages", Retry(attempts=2, backoff=constant(0.0), budget=None), Slots()), "x"
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            calls.call(fail)
+        except Failed as error:
+            gone = weakref.ref(error)
+        assert gone() is None
+    finally:
+        gc.enable()
