@@ -4,8 +4,9 @@ What a limit that learns costs per call, beside a fixed one.
 Run it with ``python -m pytest benchmarks/test_limiters.py -s``. Figures are ratios of rounds that lie next to
 each other, so that a busy machine slows both.
 
-The bound is for calls that are driven step by step. In generated code a fixed limit is two statements and
-reads no clock, while one that learns reads it twice: those ratios are printed, not bounded.
+In generated code a fixed limit reads no clock. One that learns from how calls end reads it once, to see
+whether its window is over, and keeps the same bound as where calls are driven step by step. One that learns
+from how long they take has to read it twice: that ratio is printed, not bounded.
 """
 
 import gc
@@ -72,14 +73,36 @@ def ratio_of(limit, *, is_generated=False):
     return median(ratios)
 
 
+def best_ratio_of(name, *, is_generated):
+    """The least of some attempts, of no more than are needed to keep the bound."""
+    best = ratio_of(LIMITS[name](), is_generated=is_generated)
+    for _ in range(ATTEMPTS - 1):
+        if best <= MOST:
+            break
+        best = min(best, ratio_of(LIMITS[name](), is_generated=is_generated))
+    return best
+
+
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_limit_that_learns_costs_at_most_half_as_much_again(name):
-    ratios = [ratio_of(LIMITS[name]())]
-    while min(ratios) > MOST and len(ratios) < ATTEMPTS:
-        ratios.append(ratio_of(LIMITS[name]()))
-    generated = ratio_of(LIMITS[name](), is_generated=True)
-    print(f"\n{name}: {min(ratios):.2f} times a fixed limit, of at most {MOST}; generated: {generated:.2f}")
-    assert min(ratios) <= MOST
+    ratio = best_ratio_of(name, is_generated=False)
+    print(f"\n{name}: {ratio:.2f} times a fixed limit, of at most {MOST}")
+    assert ratio <= MOST
+
+
+@pytest.mark.parametrize("name", [name for name in LIMITS if "Aimd" in name])
+def test_in_generated_code_a_limit_that_needs_no_times_does_so_too(name):
+    ratio = best_ratio_of(name, is_generated=True)
+    print(f"\n{name}, generated: {ratio:.2f} times a fixed limit, of at most {MOST}")
+    assert ratio <= MOST
+
+
+@pytest.mark.parametrize("name", [name for name in LIMITS if "Aimd" not in name])
+def test_a_limit_that_needs_times_is_generated_too(name):
+    limit = LIMITS[name]()
+    ratio = ratio_of(limit, is_generated=True)
+    print(f"\n{name}, generated: {ratio:.2f} times a fixed limit")
+    assert compiling.source_of(guarded(limit)) is not None
 
 
 @pytest.mark.parametrize("limit", ["fixed", "Aimd"])

@@ -4,8 +4,9 @@ Keep the generated parts of the documentation in step with the code.
     python scripts/docs.py --check    exit with 1 and name the pages that are out of step
     python scripts/docs.py --write    bring them into step
 
-Two parts are generated: ``docs/reference/api.md``, the list of all public names, and every Python block
-that follows a line ``<!-- example: examples/NAME.py -->``, which holds that file.
+Generated are ``docs/reference/api.md``, the list of all public names, ``docs/reference/telemetry.md``, the
+registry of all names that are told to OpenTelemetry, and every Python block that follows a line
+``<!-- example: examples/NAME.py -->``, which holds that file.
 """
 
 import argparse
@@ -18,9 +19,11 @@ from operator import attrgetter
 from pathlib import Path
 
 import public_api
+import telemetry_page
 
 ROOT = Path(__file__).parents[1]
 API_PAGE = Path("docs/reference/api.md")
+TELEMETRY_PAGE = Path("docs/reference/telemetry.md")
 API_HEAD = """\
 # Every public name
 
@@ -35,7 +38,7 @@ EXAMPLE = re.compile(r"(<!-- example: (\S+) -->\n```python\n).*?(^```$)", re.DOT
 def pages() -> list[Path]:
     """Return the hand-written pages, relative to the root of the repository."""
     found = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
-    return sorted({path.relative_to(ROOT) for path in found if path.exists()} - {API_PAGE})
+    return sorted({path.relative_to(ROOT) for path in found if path.exists()} - {API_PAGE, TELEMETRY_PAGE})
 
 
 def with_examples(page: str) -> str:
@@ -72,6 +75,7 @@ def api_lines() -> Iterator[str]:
 def generated() -> Iterator[tuple[Path, str]]:
     """Return each page with the text it should have."""
     yield API_PAGE, api_page()
+    yield TELEMETRY_PAGE, telemetry_page.page()
     for path in pages():
         yield path, with_examples((ROOT / path).read_text(encoding="utf-8"))
 

@@ -50,7 +50,7 @@ class Guard:
 
     def __init__(self, policy: Policies, per: Per, settings: HttpSettings) -> None:
         self._keyed = _per_host(policy) if per == "host" else None
-        if per not in (None, "host"):  # noqa: PLR6201  # what was given may not be hashable
+        if per not in (None, "host"):  # a tuple: what was given may not be hashable
             raise _wrong("per", per, "must be 'host' or None")
         if self._keyed is not None:
             self.policy: Policy = self._keyed

@@ -83,14 +83,16 @@ class Watched:
         self._stream = stream
         self.has_begun = False
 
+    # No generators of their own, which would be one more thing that may be left suspended.
+
     def __iter__(self) -> Iterator[bytes]:
         self.has_begun = True
-        yield from self._stream
+        return iter(self._stream)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
         self.has_begun = True
-        async for chunk in self._stream:
-            yield chunk
+        chunks: AsyncIterator[bytes] = aiter(self._stream)
+        return chunks
 
     def close(self) -> None:
         """Close the stream itself."""

@@ -82,7 +82,8 @@ class CallCounts:
             if began is None and ending != "rejected":
                 return  # its flow looks at the clock
             took = 0.0 if began is None else _clock.monotonic() - began
-            tokens[place] = self.count(ending, took)
+            tokens[place] = None  # first: interrupted here, it is not counted rather than twice
+            self.count(ending, took)
 
         return Hot(
             fail=fail,
