@@ -18,7 +18,7 @@ from resilience import (
     CircuitOpenError,
     ConcurrencyLimitedError,
     ConcurrencyLimiter,
-    Fallback,
+    Hedge,
     Pipeline,
     RateLimiter,
     Retry,
@@ -191,7 +191,7 @@ def test_its_text_goes_with_it():
     [
         Timeout(1.0, thread=True),
         Timeout(lambda context: 1.0),
-        Pipeline(Fallback(value=1), Retry()),
+        Pipeline(Hedge(after=1.0, idempotent=True), CircuitBreaker()),
         CircuitBreaker(classify=lambda outcome, context: Verdict.GOOD),
         Pipeline(CircuitBreaker(), classify=lambda outcome, context: Verdict.GOOD),
         RateLimiter(rate=10, algorithm="fixed_window"),
@@ -356,7 +356,7 @@ def test_a_reload_changes_the_text_and_not_the_function():
         guarded()
     assert guarded() == 7
     assert compiling.source_of(guarded) != before
-    pipeline.reload(Fallback(value=5))
+    pipeline.reload(Hedge(after=1.0, idempotent=True))
     assert guarded() == 7
     assert not is_hot(guarded)
     pipeline.reload(Retry())

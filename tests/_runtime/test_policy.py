@@ -11,17 +11,22 @@ from resilience import (
     AdaptiveThrottle,
     Cache,
     CircuitBreaker,
+    CircuitState,
     ConcurrencyLimiter,
     Fallback,
     Hedge,
     Keyed,
+    Pipeline,
     RateLimiter,
     Retry,
+    Timeout,
 )
 from resilience._core.check import Check
 from resilience._runtime.policy import NO_TRAITS, Binding, Policy, Traits
 from resilience.errors import ConfigError, LoadShedError
+from resilience.limits import Aimd
 from resilience.outcome import CallContext, Outcome, Verdict
+from resilience.rates import Cubic
 from resilience.testing import fail_times
 
 from .dummies import Around, Turnstile, TurnstileSettings, again, through
@@ -32,8 +37,6 @@ def fetch() -> str:
 
 
 def test_all_that_is_wrong_with_a_change_of_settings_is_listed_at_once() -> None:
-    from resilience import Timeout
-
     timeout = Timeout(0.8)
     with pytest.raises(ConfigError) as caught:
         timeout.reconfigure(bogus=1, duration=-1)
@@ -444,3 +447,52 @@ def test_a_policy_that_nobody_uses_goes_away(no_gc) -> None:
 def test_the_settings_of_a_double_are_frozen() -> None:
     with pytest.raises(AttributeError):
         TurnstileSettings().limit = 2
+
+
+def test_a_copy_has_the_settings_and_has_seen_nothing():
+    class Draws:
+        def random(self):
+            return 0.5
+
+    rng = Draws()
+    policies = [
+        CircuitBreaker("b", consecutive_failures=1, rng=rng, on=KeyError),
+        Retry("r", attempts=2, rng=rng),
+        RateLimiter("l", rate=10, burst=3),
+        AdaptiveThrottle("t", k=3.0),
+        Timeout(1.0, name="o"),
+        Hedge("h", after=1.0, idempotent=True),
+        Fallback("f", value=1),
+        Cache("c", ttl=1.0, key=len),
+        Keyed("k", factory=CircuitBreaker, key=len),
+    ]
+    for policy in policies:
+        made = policy.copy()
+        assert made is not policy
+        assert (type(made), made.name, made.settings) == (type(policy), policy.name, policy.settings)
+        assert made._classify is policy._classify
+    assert policies[0].copy()._random is rng
+    with pytest.raises(KeyError):
+        policies[0].call({}.__getitem__, "k")
+    assert policies[0].state is CircuitState.OPEN
+    assert policies[0].copy().state is CircuitState.CLOSED
+
+
+def test_a_copy_has_a_limit_and_a_rate_of_its_own():
+    limited = ConcurrencyLimiter(limit=Aimd(initial=7))
+    rated = RateLimiter(rate=Cubic(scale=0.5))
+    assert limited.copy().limit == limited.limit == 7
+    assert limited.copy().settings.limit is not limited.settings.limit
+    assert rated.copy().settings.rate is not rated.settings.rate
+
+
+def test_a_copy_of_a_pipeline_is_made_of_copies():
+    breaker = CircuitBreaker(consecutive_failures=1)
+    pipeline = Pipeline.standard("stock")
+    pipeline.reload(Retry(), breaker, on=KeyError)
+    made = pipeline.copy()
+    assert type(made) is type(pipeline)
+    assert made.name == "stock"
+    assert [type(policy) for policy in made.policies] == [Retry, CircuitBreaker]
+    assert breaker not in made.policies
+    assert made._classify is pipeline._classify

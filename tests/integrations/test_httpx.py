@@ -13,6 +13,7 @@ from tests.integrations.servers import RawServer, asgi, closed_port, hang_up, re
 from resilience import (
     CallContext,
     CircuitBreaker,
+    CircuitState,
     ConcurrencyLimitedError,
     ConcurrencyLimiter,
     Fallback,
@@ -488,6 +489,20 @@ def test_each_origin_has_policies_of_its_own(web) -> None:
     web.runtime.run(body)
 
 
+def test_each_origin_gets_a_copy_of_a_pipeline(web) -> None:
+    async def body():
+        pipeline = Pipeline("api", CircuitBreaker(consecutive_failures=1))
+        with RawServer(reply(500)) as ill, RawServer(reply(200)) as well:
+            async with web.client(pipeline, settings={"per": "host"}) as client:
+                await client.get(ill.url)
+                with pytest.raises(CircuitOpenError, match="api"):
+                    await client.get(ill.url)
+                assert (await client.get(well.url)).status_code == 200
+        assert pipeline.policies[0].state is CircuitState.CLOSED
+
+    web.runtime.run(body)
+
+
 def test_a_callable_makes_the_policies_of_each_host_whose_limiter_follows_that_host(web) -> None:
     async def body():
         made = []
@@ -510,11 +525,11 @@ def test_a_callable_makes_the_policies_of_each_host_whose_limiter_follows_that_h
 
 
 @pytest.mark.parametrize("lib", LIBS, ids=lambda lib: lib.__name__)
-def test_one_policy_cannot_be_divided_among_hosts(lib) -> None:
+def test_what_is_no_policy_and_makes_none_cannot_be_divided_among_hosts(lib) -> None:
     with lib.HTTPTransport() as inner:
         with pytest.raises(ConfigError, match="per must be"):
             ResilientTransport(retrying(), wrapped=inner, per=["host"])
-        for policy in (retrying(), Keyed(factory=Retry, key=lambda request: 1), "no policy"):
+        for policy in (Keyed(factory=Retry, key=lambda request: 1), "no policy"):
             with pytest.raises(ConfigError, match="policy must be"):
                 ResilientTransport(policy, wrapped=inner, per="host")
         with pytest.raises(ConfigError, match="per must be"):

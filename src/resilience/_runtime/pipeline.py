@@ -4,7 +4,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
 from resilience._runtime import compose, fork, wrap
@@ -121,7 +121,7 @@ class Pipeline(Policy):
                 policy._outers.add(self)
         calls_again = False
         for part in self.parts:
-            part._is_inner = calls_again
+            part._is_inner = calls_again  # its own policies
             calls_again = calls_again or part.traits.repeats or part.traits.races
         for outer in self._outers:
             outer._adopt()
@@ -271,6 +271,13 @@ class Pipeline(Policy):
                 ]
                 problems += _problems(instead) or outer._obstacles_around(instead)
         return problems
+
+    def copy(self) -> Self:
+        """Return another pipeline of copies of its policies, which have seen no call yet."""
+        with self._lock:
+            made = type(self)(self._name, *[policy.copy() for policy in self._policies])
+            made._classify = self._classify
+            return made
 
     def describe(self) -> str:
         """

@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
+from typing import Any, ClassVar, ParamSpec, Protocol, Self, TypeVar
 
 from resilience._runtime import census, wrap
 from resilience._runtime.arguments import all_right as all_right  # with what else a policy is made of
@@ -84,13 +85,16 @@ class Policy(ABC):
     Thread-safe, and bound to no event loop: one object serves threads, asyncio and trio at once.
     """
 
-    __slots__ = ("__weakref__", "_classify", "_flow", "_name", "_is_inner")
+    __slots__ = ("__weakref__", "_classify", "_flow", "_is_inner", "_name")
 
     kind: ClassVar[str]
     """What it is in telemetry and `describe()`, for example ``circuit_breaker``."""
 
     streams: ClassVar[bool] = True
     """Whether it can guard a generator."""
+
+    learning: ClassVar[tuple[str, ...]] = ()
+    """Names of the settings that may be objects which serve one policy only."""
 
     def __init__(
         self, name: str | None, *, on: ErrorMatch | None = None, classify: Classifier | None = None
@@ -100,8 +104,8 @@ class Policy(ABC):
             raise ConfigError(type(self).__name__, problems)
         self._name = name
         self._flow: Inner | None = None
+        # Whether a policy around it in its pipeline calls again: then its calls are attempts of that one.
         self._is_inner = False
-        """Whether a policy around it in its pipeline calls again: then its calls are attempts of that one."""
         self._classify: Classifier | None = classify if on is None else errors_in(on)
         census.enroll(self)
 
@@ -171,6 +175,29 @@ class Policy(ABC):
             raise ConfigError(type(self).__name__, problems)
         self._configure(settings)
         epoch.end()
+
+    def copy(self) -> Self:
+        """
+        Return another policy of the same name with the same settings, which has seen no call yet.
+
+        Policies of one name are one series in telemetry, and spend from one budget. What was given as a
+        limit or a rate that learns is copied as it is.
+
+        Example:
+            >>> from resilience import CircuitBreaker
+            >>> breaker = CircuitBreaker("stock", probes=3)
+            >>> breaker.copy().settings == breaker.settings
+            True
+
+        """
+        settings = {name: getattr(self.settings, name) for name in self.settings.__dataclass_fields__}
+        for name in self.learning:
+            settings[name] = deepcopy(settings[name])
+        if (rng := getattr(self, "_random", None)) is not None:
+            settings["rng"] = rng
+        made = type(self)(name=self._name, **settings)
+        made._classify = self._classify
+        return made
 
     def obstacles(self, settings: Any) -> list[Problem]:  # noqa: ARG002  # most can take any settings
         """Return why *settings*, which are right in themselves, cannot be taken while keeping the state."""

@@ -7,11 +7,13 @@ from typing import Any, ParamSpec, TypeVar
 
 from resilience._runtime import fork, wrap
 from resilience._runtime.census import Reading
-from resilience._runtime.flow import Call, Dispose, Flow, Inner
+from resilience._runtime.flow import PLAIN, Call, Dispose, Flow, Inner
+from resilience._runtime.hot import Hot
 from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits, all_right
 from resilience.errors import ConfigError, Problem
 from resilience.fallback._settings import NOT_GIVEN, FallbackSettings, Handler
-from resilience.outcome import CallContext, Classifier, ErrorMatch, Outcome, Verdict
+from resilience.outcome import CallContext, Classifier, ErrorMatch, ErrorsIn, Outcome, Verdict
+from resilience.typing import Seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,7 +73,7 @@ class Fallback(Policy):
         )
         super().__init__(name, on=on, classify=classify)
         if on is not None:
-            self._classify = _exactly(on)
+            self._classify = _Exactly(on)
         self._settings = settings
         self.replaced = 0
         """How many outcomes were replaced. Counts this process alone."""
@@ -127,6 +129,16 @@ class Fallback(Policy):
 
         return step
 
+    def hot(self, binding: Binding) -> Hot:
+        """Return what a call runs that ends well: nothing."""
+        judge = self.judge(binding)
+
+        def fail(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:  # noqa: ARG001  # see Fail
+            if judge(outcome, PLAIN) is Verdict.GOOD:
+                tokens[place] = None
+
+        return Hot(token="True", fail=fail)  # noqa: S106  # no secret
+
     def _configure(self, settings: FallbackSettings) -> None:
         self._settings = settings
 
@@ -168,18 +180,15 @@ class Fallback(Policy):
         self.replaced = 0
 
 
-def _exactly(on: ErrorMatch) -> Classifier:
-    """Make the classifier behind ``on=``: what is named is replaced, refusals like any error."""
-    listed = (on,) if isinstance(on, type) else on
-    matches: Callable[[Exception], bool] = (
-        (lambda error: isinstance(error, listed)) if isinstance(listed, tuple) else listed
-    )
+class _Exactly(ErrorsIn):
+    """The classifier behind ``on=``: what is named is replaced, refusals like any error."""
 
-    def classify(outcome: Outcome[object], context: CallContext) -> Verdict:  # noqa: ARG001  # every classifier's signature
+    __slots__ = ()
+
+    def __call__(self, outcome: Outcome[object], context: CallContext) -> Verdict:  # noqa: ARG002  # every classifier's signature
+        """Judge how a call ended."""
         error = outcome.error
-        return Verdict.BAD if error is not None and matches(error) else Verdict.GOOD
-
-    return classify
+        return Verdict.BAD if error is not None and self._matches(error) else Verdict.GOOD
 
 
 class _Original:

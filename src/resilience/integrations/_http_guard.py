@@ -103,8 +103,10 @@ def _per_host(policy: Policies) -> Keyed[Policy]:
         elif keyed.settings.key is not origin_of:
             raise _wrong("policy", keyed, "must be a Keyed without key=, since per='host' is its key")
         return keyed
-    if isinstance(policy, Policy) or not callable(policy):
-        rule = "must be a Keyed, or a callable that makes a policy, since each host needs one of its own"
+    if isinstance(policy, Policy):
+        return Keyed(factory=policy.copy, key=origin_of)
+    if not callable(policy):
+        rule = "must be a policy, of which each host gets a copy, a Keyed, or a callable that makes one"
         raise _wrong("policy", policy, rule)
     return Keyed(factory=policy, key=origin_of)
 

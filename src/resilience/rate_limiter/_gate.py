@@ -35,6 +35,7 @@ class RateGate(Gate):
     __slots__ = ("_adaptive", "_lines", "_machine", "_settings")
 
     kind = "rate_limiter"
+    learning = ("rate",)
     error = RateLimitedError
 
     def __init__(

@@ -9,11 +9,13 @@ from resilience._core.check import Check
 from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call
 from resilience._runtime.gate import Ask, Decision, Gate
-from resilience._runtime.policy import Traits, all_right
+from resilience._runtime.hot import Hot
+from resilience._runtime.policy import Binding, Traits, all_right
 from resilience.errors import ConfigError, LoadShedError
 from resilience.events import emit
 from resilience.outcome import Classifier, ErrorMatch, Verdict
 from resilience.priority import Priority, current_priority, priority_of
+from resilience.throttle._hot import hot
 from resilience.throttle._machine import Throttle
 from resilience.throttle._settings import AdaptiveThrottleSettings
 from resilience.typing import Random, Ratio, Seconds
@@ -155,6 +157,16 @@ class AdaptiveThrottle(Gate):
 
     def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:
         self._throttle.release(token, now, cancelled=cancelled)
+
+    def hot(self, binding: Binding) -> Hot:
+        """Return what a call of normal priority runs while nobody is refused."""
+        return hot(self, self._throttle, self.counts, self.failing(self.judge(binding)))
+
+    def _rotate(self, now: Seconds) -> None:
+        """Get ready for one good result, which generated code is about to count."""
+        with self._lock:
+            self._throttle.rotate(now)
+        self._changed()
 
     def _changed(self) -> None:
         if not self._throttle.has_news:
