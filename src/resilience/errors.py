@@ -110,7 +110,8 @@ class RejectedError(Exception):
     def __init__(self, policy: str, retry_after: float | None = None) -> None:
         self.policy = policy
         self.retry_after = retry_after
-        super().__init__(policy, retry_after)
+        if self.args != (policy, retry_after):  # else they are known already, and refusals are to be cheap
+            super().__init__(policy, retry_after)
 
     def __str__(self) -> str:
         hint = "" if self.retry_after is None else f"; retry after {self.retry_after:.3g} s"

@@ -1,6 +1,7 @@
 """How a call ended, what that means, and what is known about the call."""
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar, cast
@@ -25,6 +26,8 @@ class Verdict(enum.Enum):
     """The dependency refused the work because it is overloaded; it may have said when to return."""
     IGNORED = "ignored"
     """Nothing is learnt about the dependency: a cancelled call, a refusal by an inner policy."""
+
+    __hash__ = object.__hash__  # that of an enum is a function in Python, and failures are counted by verdict
 
 
 class Outcome(Generic[T_co]):
@@ -60,8 +63,13 @@ class Outcome(Generic[T_co]):
     ) -> None:
         self.value = value
         self.error = error
-        self.retry_after = None if error is None else hint(getattr(error, "retry_after", None))
-        self.unsent = isinstance(error, RejectedError)
+        if error is None:
+            self.retry_after = None
+            self.unsent = False
+        else:
+            given = getattr(error, "retry_after", None)
+            self.retry_after = None if given is None else hint(given)
+            self.unsent = isinstance(error, RejectedError)
 
     @property
     def is_error(self) -> bool:
@@ -79,6 +87,8 @@ def hint(given: object) -> float | None:
 
     It comes from outside, so nothing that it may be breaks the call.
     """
+    if type(given) is float:  # what we say ourselves
+        return given if 0.0 <= given < math.inf else None
     if isinstance(given, str):
         try:
             given = float(given)
@@ -131,10 +141,9 @@ def any_error_is_bad(outcome: Outcome[object], context: CallContext) -> Verdict:
         return Verdict.GOOD
     if isinstance(error, RejectedError):
         return Verdict.IGNORED
-    if isinstance(error, DeadlineExceededError) and not error.started:
-        return Verdict.IGNORED
     if isinstance(error, TimeoutError):
-        return Verdict.TIMED_OUT
+        is_late = isinstance(error, DeadlineExceededError) and not error.started
+        return Verdict.IGNORED if is_late else Verdict.TIMED_OUT
     return Verdict.BAD if outcome.retry_after is None else Verdict.THROTTLED
 
 

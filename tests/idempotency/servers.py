@@ -42,15 +42,22 @@ class Server:
         return {}
 
     def start(self) -> None:
+        end = time.monotonic() + PATIENCE
+        self.launch()
+        while not self.is_ready():
+            assert time.monotonic() < end, (self.folder / "log").read_text()
+            time.sleep(0.02)
+            assert self.process is not None
+            if self.process.poll() is not None:
+                # Of a server that was killed, the children live on for a moment, and hold its memory.
+                time.sleep(0.1)
+                self.launch()
+
+    def launch(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, **self.options()
             )
-        end = time.monotonic() + PATIENCE
-        while not self.is_ready():
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < end, (self.folder / "log").read_text()
-            time.sleep(0.02)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         assert self.process is not None

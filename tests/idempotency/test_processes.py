@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from resilience.idempotency import IdempotencyLayer, IdempotencySettings, Replayed, Session, lookup_key
 from resilience.errors import IdempotencyInProgressError
+from resilience.idempotency import IdempotencyLayer, IdempotencySettings, Replayed, Session, lookup_key
 
 WORKER = Path(__file__).parent / "worker.py"
 K0 = lookup_key("worker", "k0")
@@ -101,6 +101,30 @@ def test_a_process_killed_at_a_step_leaves_a_key_that_comes_to_its_end(
     assert (begun.takeover, begun.epoch) == (not is_first, 1 if is_first else 2)
     # The gap that no lease closes: killed between the effect and its result, the work is done again.
     assert was_done == (0 if number == 1 else 1)
+    with begun:
+        assert begun.complete(b"second")
+    assert layer.begin(K0, b"same") == Replayed(b"second")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("operation", ["release", "renew"])
+def test_a_process_killed_while_it_gives_back_or_renews_leaves_a_key_that_comes_to_its_end(
+    shared_store, where, tmp_path, operation: str, moment: str
+) -> None:
+    effects, lease = tmp_path / "effects", 0.5
+    worker = Worker(where, effects, "die", lease, 2, moment, operation)
+    assert worker.line() == "ready"
+    worker.go()
+    worker.process.wait(40)
+    worker.end()
+    assert worker.was_killed
+    assert len(effects_in(effects)) == 1
+    layer = IdempotencyLayer(
+        "after", store=shared_store, settings=IdempotencySettings(lease=lease, wait_for=20.0)
+    )
+    begun = layer.begin(K0, b"same")
+    assert isinstance(begun, Session)
+    assert (begun.epoch, begun.takeover) == (2, (operation, moment) != ("release", "after"))
     with begun:
         assert begun.complete(b"second")
     assert layer.begin(K0, b"same") == Replayed(b"second")

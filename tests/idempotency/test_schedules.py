@@ -1,8 +1,5 @@
 """Random schedules against the naive model, on every store; and a store without fences, which must be caught."""
 
-from pathlib import Path
-from tempfile import mkdtemp
-
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -53,11 +50,10 @@ def test_memory_does_what_the_model_does() -> None:
     run(schedule(fresh, shift, dts=EDGES), settings_for(60, 10_000))
 
 
-def test_sqlite_does_what_the_model_does() -> None:
-    folder = Path(mkdtemp(prefix="idem-"))
+def test_sqlite_does_what_the_model_does(tmp_path) -> None:
     number = iter(range(10**9))
     fresh, shift = with_clock(
-        lambda clock: SQLiteStore(folder / f"{next(number)}.db", clock=clock, synchronous="NORMAL")
+        lambda clock: SQLiteStore(tmp_path / f"{next(number)}.db", clock=clock, synchronous="NORMAL")
     )
     run(schedule(fresh, shift, dts=EDGES), settings_for(10, 1_000))
 

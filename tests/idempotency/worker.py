@@ -87,6 +87,10 @@ def main() -> None:
                 sys.stdin.readline()
             if mode == "die" and rest[2] == "working":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if mode == "die" and rest[3:] == ["release"]:
+                begun.release()
+            if mode == "die" and rest[3:] == ["renew"]:
+                sys.stdin.readline()  # until a heartbeat kills it
             print("kept" if begun.complete(f"{key} {begun.epoch}".encode()) else "lost", flush=True)
 
 

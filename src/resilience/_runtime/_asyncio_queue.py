@@ -11,11 +11,13 @@ import asyncio
 import sys
 from asyncio import CancelledError
 from collections.abc import Iterable
+from contextvars import Context
 from typing import Any, Final
 
 from resilience import _clock
 from resilience._runtime.hot import Limit
 from resilience.deadline import _innermost as block
+from resilience.deadline import bounded
 from resilience.typing import Seconds
 
 
@@ -34,9 +36,10 @@ class Queue:
 
     """
 
-    __slots__ = ("began", "is_armed", "loop", "seconds")
+    __slots__ = ("_context", "began", "is_armed", "loop", "seconds")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: Seconds) -> None:
+        self._context = Context()  # not that of the call which arms the timer: it would live as long as there are calls
         self.loop = loop
         self.seconds = seconds
         self.began: dict[asyncio.Task[Any], Seconds] = {}
@@ -44,26 +47,30 @@ class Queue:
 
     def arm(self) -> None:
         """Let the timer run for a call that begins now, and for those after it."""
-        self.loop.call_later(self.seconds, self._ring)
+        self.loop.call_later(self.seconds, self._ring, context=self._context)
         self.is_armed = True
 
     def _ring(self) -> None:
         now = _clock.monotonic()
+        try:
+            for task in self._late(now):
+                del self.began[task]
+                task.cancel()
+        finally:  # interrupted, it still rings for the others
+            self.is_armed = False
+            for began in self.began.values():
+                left = max(0.0, began + self.seconds - now)
+                self.loop.call_later(left, self._ring, context=self._context)
+                self.is_armed = True
+                break
+
+    def _late(self, now: Seconds) -> "list[asyncio.Task[Any]]":
         late: list[asyncio.Task[Any]] = []
-        left: Seconds | None = None
         for task, began in self.began.items():
-            left = began + self.seconds - now
-            if left > 0:
+            if began + self.seconds > now:
                 break
             late.append(task)
-            left = None
-        for task in late:
-            del self.began[task]
-            task.cancel()
-        if left is None:
-            self.is_armed = False
-        else:
-            self.loop.call_later(left, self._ring)
+        return late
 
 
 def end_of_time(
@@ -87,8 +94,7 @@ def end_of_time(
         The failure, or None if the call was cut short; and the policy whose time was used up, or None.
 
     """
-    if block.get() is until:  # not in a context that never saw it: a coroutine may be closed anywhere
-        block.set(None)
+    _take_out(until)
     at: object = None
     for limit, queue in limits:
         if queue.began.pop(task, None) is None and task.uncancel() <= cancels:
@@ -97,6 +103,20 @@ def end_of_time(
             else:
                 _tell(error)
     return (error if isinstance(error, Exception) else None), at
+
+
+def _take_out(until: Seconds) -> None:
+    # As `bounded` does it: a generator may have left its own block open, and a coroutine may be closed in a
+    # context that never saw this one.
+    inner, here = None, block.get()
+    while isinstance(here, bounded):
+        inner, here = here, here.outer
+    if here is not until:
+        return
+    if inner is None:
+        block.set(None)
+    else:
+        inner.outer = None
 
 
 def _tell(error: BaseException) -> None:

@@ -45,14 +45,44 @@ def compiled(
     # What says of itself that it takes other arguments than it does cannot be written out.
     if not is_on() or hasattr(fn, "__signature__") or policy.hots(Binding(name)) is None:
         return None
+    signature = _signature_of(fn, name, is_async=is_async)
+    return None if signature is None else Wrapper(policy, fn, name, slow, signature).function()
+
+
+def _signature_of(fn: Callable[..., Any], name: str, *, is_async: bool) -> Signature | None:
+    """Return how *fn* is called, as text; None if that cannot be known, or collides with names in the text."""
+    key = None
+    if type(fn) is FunctionType:
+        code = fn.__code__
+        counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _STARRED)
+        defaults = (len(fn.__defaults__ or ()), tuple(fn.__kwdefaults__ or ()))
+        key = (name.rpartition(".")[2], code.co_varnames, counts, defaults, is_async)
+        if key in _signatures:
+            return _signatures[key]
     try:
-        signature = inspect.signature(fn, follow_wrapped=False)
+        parameters = list(inspect.signature(fn, follow_wrapped=False).parameters.values())
     except (TypeError, ValueError):
         return None
-    parameters = list(signature.parameters.values())
-    if any(text.is_reserved(each.name) for each in parameters):
-        return None
-    return Wrapper(policy, fn, name, slow, parameters, is_async=is_async).function()
+    is_clear = not any(text.is_reserved(each.name) for each in parameters)
+    signature = Signature(name, parameters, is_async=is_async) if is_clear else None
+    if key is not None and len(_signatures) < MOST_TEMPLATES:
+        _signatures[key] = signature
+    return signature
+
+
+_signatures: Final[dict[object, Signature | None]] = {}
+
+_STARRED: Final = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
+
+
+def _defaults_of(fn: Callable[..., Any]) -> tuple[tuple[Any, ...] | None, dict[str, Any] | None]:
+    """Return the defaults of *fn*, by position and by keyword."""
+    if type(fn) is FunctionType:
+        return fn.__defaults__, fn.__kwdefaults__
+    parameters = inspect.signature(fn, follow_wrapped=False).parameters.values()
+    given = [each for each in parameters if each.default is not each.empty]
+    by_position = tuple(each.default for each in given if each.kind is not each.KEYWORD_ONLY)
+    return by_position, {each.name: each.default for each in given if each.kind is each.KEYWORD_ONLY}
 
 
 def source_of(guarded: Callable[..., Any]) -> str | None:
@@ -78,12 +108,10 @@ class Wrapper:
         fn: Callable[..., Any],
         name: str,
         slow: Callable[..., Any],
-        parameters: list[inspect.Parameter],
-        *,
-        is_async: bool,
+        signature: Signature,
     ) -> None:
         self._policy, self._fn, self._name, self._slow = policy, fn, name, slow
-        self._signature = Signature(name, parameters, is_async=is_async)
+        self._signature, is_async = signature, signature.is_async
         self._looks = not is_async
         self._filename = f"<resilience {name} {next(_numbers)}>"
         self._namespace: dict[str, Any] | None = {
@@ -98,7 +126,6 @@ class Wrapper:
             "set_block": block.set,
             "slow": slow,
             "wrapper": self,
-            **{f"default_{each.name}": each.default for each in parameters},
         }
         if is_async:
             from resilience._runtime import _asyncio_queue  # noqa: PLC0415  # asyncio comes with async functions
@@ -108,11 +135,11 @@ class Wrapper:
 
     def function(self) -> FunctionType:
         """Return the function, which owns this object from here on."""
-        found: dict[str, Any] = {}
         namespace, self._namespace = self._namespace, None  # the function's, which has a name for this object
-        exec(_template(text.stub(self._signature), frozenset())[0], namespace, found)  # noqa: S102  # our own text
-        guarded: FunctionType = found[self._signature.function]
-        self._stub = guarded.__code__
+        self._stub, _ = _template(text.stub(self._signature), frozenset())
+        by_position, by_keyword = _defaults_of(self._fn)
+        guarded = FunctionType(self._stub, namespace or {}, None, by_position)
+        guarded.__kwdefaults__ = by_keyword
         self._guarded = weakref.ref(guarded)
         weakref.finalize(self, linecache.cache.pop, self._filename, None).atexit = False
         with epoch.lock:
@@ -170,14 +197,17 @@ class Wrapper:
         if hots is None:
             source = text.plain(self._signature)
         else:
-            parts = [Part(each, place) for place, (_, each) in enumerate(hots, 1)]
-            source = text.hot(self._signature, parts, for_deadline=usage.used, for_coroutine=self._looks)
+            shapes = [hot for _, hot in hots]
+            source = _source(self._signature, shapes, for_deadline=usage.used, for_coroutine=self._looks)
             objects["plan"] = Plan(hots, self._policy.flow_for(self._name), self._fn, self._slow)
-            for part in parts:
-                objects |= part.objects
-        module, by_name = _template(source, frozenset(objects))
-        namespace |= {name: objects[name] for name in by_name}
-        code: CodeType = next(each for each in module.co_consts if isinstance(each, CodeType))
+            for place, hot in enumerate(shapes, 1):
+                for name, value in hot.names.items():
+                    objects[f"{name}_{place}"] = value
+                if hot.limit is not None:
+                    objects[f"limit_{place}"] = hot.limit
+        code, by_name = _template(source, frozenset(objects))
+        for name in by_name:
+            namespace[name] = objects[name]
         consts = tuple(
             objects[each[1:]] if isinstance(each, str) and each[:1] == _MARK else each
             for each in code.co_consts
@@ -222,36 +252,45 @@ class Plan:
 
     def refused(self, place: int, tokens: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Raise what a call raises that the policy at *place* refuses, or make it the slow way."""
-        replay = self._refusal(place, tokens)
-        if replay is None:
+        error = self._refusal(place)
+        if error is None:
             return self._slow(*args, **kwargs)
+        replay = None
         try:
+            if place == 0:  # nobody stands around it
+                raise error
+            replay = Replay(self, [*tokens, None], error, None, at=self.policies[place])
             if replay.settle():
-                raise replay.error
+                raise error
             return self.replayed(replay, args, kwargs)
         finally:
-            replay.close()
-            del replay
+            if replay is not None:
+                replay.close()
+            del error, replay  # no cycle: frame -> error -> traceback -> frame
 
     async def arefused(
         self, place: int, tokens: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Do as `refused` does, in this task."""
-        replay = self._refusal(place, tokens)
-        if replay is None:
+        error = self._refusal(place)
+        if error is None:
             return await self._slow(*args, **kwargs)
+        replay = None
         try:
+            if place == 0:
+                raise error
+            replay = Replay(self, [*tokens, None], error, None, at=self.policies[place])
             if replay.settle():
-                raise replay.error
+                raise error
             return await self.areplayed(replay, args, kwargs)
         finally:
-            replay.close()
-            del replay
+            if replay is not None:
+                replay.close()
+            del error, replay
 
-    def _refusal(self, place: int, tokens: list[Any]) -> Replay | None:
+    def _refusal(self, place: int) -> Exception | None:
         refuse = self.hots[place].refuse
-        error = None if refuse is None else refuse()
-        return None if error is None else Replay(self, [*tokens, None], error, None, at=self.policies[place])
+        return None if refuse is None else refuse()
 
 
 def _reject(fn: Callable[..., Any], value: Any) -> None:
@@ -283,7 +322,9 @@ def _template(source: str, names: frozenset[str]) -> tuple[CodeType, frozenset[s
             name = found[1]
             return f"'{_MARK}{name}'." if name in names else found[0]
 
-        template = compile(_OWNER.sub(constant, source), "<resilience>", "exec"), frozenset(by_name)
+        module = compile(_OWNER.sub(constant, source), "<resilience>", "exec")
+        code = next(each for each in module.co_consts if isinstance(each, CodeType))
+        template = code, frozenset(by_name)
         if len(_templates) < MOST_TEMPLATES:
             _templates[key] = template
     return template
@@ -295,5 +336,19 @@ _OWNER: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)\.(?=[A-Za-z_])")
 _WORD: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(?![\w.])")
 """A name that is used itself."""
 
+def _source(signature: Signature, hots: list[Hot], *, for_deadline: bool, for_coroutine: bool) -> str:
+    """Return the text for a function and policies, put together once for each kind of both."""
+    key = (signature.head, for_deadline, for_coroutine, *[hot.shape for hot in hots])
+    source = _sources.get(key)
+    if source is None:
+        parts = [Part(hot, place) for place, hot in enumerate(hots, 1)]
+        source = text.hot(signature, parts, for_deadline=for_deadline, for_coroutine=for_coroutine)
+        if len(_sources) < MOST_TEMPLATES:
+            _sources[key] = source
+    return source
+
+
+_sources: Final[dict[object, str]] = {}
+
 MOST_TEMPLATES: Final = 1_000
-"""Texts whose code is kept; what comes after is compiled each time."""
+"""Texts and code that are kept of each sort; what comes after is made each time."""

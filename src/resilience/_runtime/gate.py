@@ -1,6 +1,6 @@
 """What every gate is: it admits a call or refuses it, and learns from how the call ended."""
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from resilience import _clock
 from resilience._core.permit import Refusal
@@ -17,6 +17,8 @@ from resilience.typing import Seconds
 __all__ = ["Acquiring", "Ask", "Decision", "Gate"]
 
 S = TypeVar("S")
+
+IGNORED: Final = Verdict.IGNORED
 
 
 class Gate(Admission):
@@ -107,17 +109,20 @@ class Gate(Admission):
     def failing(self, judge: Judge) -> Fail:
         """Return what settles a call that failed in generated code, as `step_for` does."""
 
+        settling_frees = self.settling_frees
+
         def fail(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:
             verdict, token = judge(outcome, PLAIN), tokens[place]
             with self._lock:
                 now = _clock.monotonic()
-                if verdict is Verdict.IGNORED:
+                if verdict is IGNORED:
                     tokens[place] = self._release(token, now, cancelled=False)
+                    self._wake_for(token)
                 else:
                     started = now if began is None else began
                     tokens[place] = self._settle(token, verdict, now, started, outcome.retry_after)
-                if self.settling_frees or verdict is Verdict.IGNORED:
-                    self._wake_for(token)
+                    if settling_frees:
+                        self._wake_for(token)
             self._changed()
 
         return fail
@@ -138,9 +143,9 @@ class Gate(Admission):
 
     def _refused(self, refusal: Refusal) -> RejectedError:
         if watch.note is not None:
-            watch.note(self.name, {"resilience.outcome": "rejected", **self._bearings()})
+            watch.note(self.name, self._told)
         return self.error(self.name, refusal.retry_after)
 
-    def _bearings(self) -> dict[str, str]:
-        """Return what a refused call's span is told of the gate, by the names of the telemetry registry."""
-        return {}
+    def _told(self) -> dict[str, str]:
+        """Return what a refused call's span is told, by the names of the telemetry registry."""
+        return {"resilience.outcome": "rejected"}

@@ -67,6 +67,14 @@ class Hot:
     reads_began: bool = False
     reads_now: bool = False
 
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """All that the text depends on: policies with equal ones are written out alike."""
+        return (
+            self.unless, self.take, self.refused, self.taken, self.undo, self.release, self.good, self.let_go,
+            self.token, self.refuse is None, self.limit and self.limit.seconds, self.reads_began, self.reads_now,
+        )  # fmt: skip
+
 
 NOTHING: Final = Hot()
 """The statements of a policy that lets every call pass and learns nothing."""
@@ -98,6 +106,11 @@ class Limit(Protocol):
     """
 
     queue: Any
+
+    @property
+    def seconds(self) -> Seconds:
+        """How long a call may take."""
+        ...
 
     def queue_of(self, loop: Any) -> Any:
         """Return the queue of *loop*; None if calls must go the slow way there."""
@@ -229,6 +242,7 @@ class Replay:
     def found(self) -> Generator[Any, Any, Outcome[Any]]:
         """Return the flow of what is over: it returns at once how the attempt ended."""
         outcome, self._outcome = cast("Outcome[Any]", self._outcome), None
+        del self.error  # no cycle: error -> traceback -> frame that knows this replay
         return outcome
         yield  # which makes it a flow
 

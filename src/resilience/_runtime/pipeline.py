@@ -59,7 +59,7 @@ class Pipeline(Policy):
 
     """
 
-    __slots__ = ("_lock", "_outers", "_policies", "_version")
+    __slots__ = ("_hots", "_lock", "_outers", "_policies", "_version")
 
     kind = "pipeline"
 
@@ -83,6 +83,7 @@ class Pipeline(Policy):
         self._policies = tuple(policies)
         self._outers: WeakSet[Pipeline] = WeakSet()
         self._version = 0
+        self._hots: tuple[tuple[int, Binding] | None, list[tuple[Policy, Hot]] | None] = (None, None)
         self._lock = threading.RLock()
         self._adopt()
         fork.register(self)
@@ -133,6 +134,14 @@ class Pipeline(Policy):
     def own_hots(self, binding: Binding) -> list[tuple[Policy, Hot]] | None:
         """Return the success paths of its policies, in the order of admission."""
         bound = Binding(self.adopt_name(binding.name), self._classify or binding.classify)
+        key, hots = self._hots
+        if key != (epoch.n, bound):
+            key = (epoch.n, bound)  # first: what changes from here on ends this epoch
+            hots = self._written_out(bound)
+            self._hots = key, hots
+        return hots
+
+    def _written_out(self, bound: Binding) -> list[tuple[Policy, Hot]] | None:
         found: list[tuple[Policy, Hot]] = []
         for policy in compose.in_order_of_admission(self._policies):
             hots = policy.own_hots(bound)

@@ -3,6 +3,7 @@
 import threading
 from typing import Any, Final
 
+from resilience import _clock
 from resilience.typing import Seconds
 
 
@@ -23,6 +24,9 @@ class NoQueue:
 
 NO_QUEUE: Final = NoQueue()
 
+MOST_APART: Final = 1.0
+"""Seconds between the clock of an event loop and the package's: some loops know only when they last woke."""
+
 
 class Queues:
     """One queue for each event loop that runs."""
@@ -34,9 +38,11 @@ class Queues:
         self._lock = threading.RLock()
 
     def of(self, loop: Any, seconds: Seconds) -> Any:
-        """Return the queue of *loop* for calls that may take *seconds*."""
+        """Return the queue of *loop* for calls that may take *seconds*; None if it has a time of its own."""
         from resilience._runtime import _asyncio_queue  # noqa: PLC0415  # asyncio asks, so it is there
 
+        if abs(loop.time() - _clock.monotonic()) > MOST_APART:
+            return None
         with self._lock:
             queue = self._queues.get(id(loop))
             if queue is None or queue.loop is not loop or queue.seconds != seconds:

@@ -4,9 +4,10 @@ import inspect
 import keyword
 from collections.abc import Iterable
 from string import Template
-from typing import Final
+from typing import Any, Final, cast
 
 from resilience._runtime.hot import ELSE, NOTHING, Hot
+from resilience.typing import Seconds
 
 INDENT: Final = "    "
 
@@ -67,7 +68,6 @@ class Part:
     Attributes:
         hot: The statements as the policy has them.
         place: Which of the policies it is, from 1.
-        objects: What the statements use, by the names that they have in the text.
 
     """
 
@@ -75,9 +75,6 @@ class Part:
         self.hot = hot
         self.place = place
         self._names = _Names(f"_{place}")
-        self.objects: dict[str, object] = {self._names[name]: value for name, value in hot.names.items()}
-        if hot.limit is not None:
-            self.objects[self._names["limit"]] = hot.limit
 
     def text(self, statement: str) -> str:
         return Template(statement).substitute(self._names)
@@ -153,6 +150,8 @@ class _Body:
         lines += self._find_queues() if self._signature.is_async else []
         if self._reads_began:
             lines.append("began = clock.monotonic()")
+        if self._timed:
+            lines.append(self._nearest.text("until = began + $settings.duration"))
         taken: list[Part] = []
         for part in self._parts:
             lines += part.texts(part.hot.take)
@@ -160,7 +159,7 @@ class _Body:
                 asks = part.text(part.hot.refused)
                 lines.append(f"{ELSE}:" if asks == ELSE else f"if {asks}:")
                 undo = [line for each in reversed(taken) for line in each.texts(each.hot.undo)]
-                lines += _indented([*undo, self._leave(part, taken)])
+                lines += _indented([*undo, *self._forget_task, self._leave(part, taken)])
             lines += part.texts(part.hot.taken)
             taken.append(part)
         lines += ["try:", *_indented(self._attempt())]
@@ -186,6 +185,11 @@ class _Body:
 
     # Limits of time
 
+    @property
+    def _nearest(self) -> Part:
+        """The limit that ends first; of equals, the innermost."""
+        return min(reversed(self._timed), key=_duration)
+
     def _find_queues(self) -> list[str]:
         if not self._timed:
             return []
@@ -199,10 +203,18 @@ class _Body:
                 INDENT + self._signature.slow,
             ]
         present = " or ".join(part.text("task in $queue.began") for part in self._timed)
-        lines += [f"if (task := task_of(loop)) is None or {present}:", INDENT + self._signature.slow]
+        lines += [
+            f"if (task := task_of(loop)) is None or {present}:",
+            *_indented(["del task", self._signature.slow]),
+        ]
         lines += [part.text("if not $queue.is_armed: $queue.arm()") for part in self._timed]
         lines.append("cancels = task.cancelling()")
         return lines
+
+    @property
+    def _forget_task(self) -> list[str]:
+        # Before anything is raised: no cycle task -> error -> traceback -> frame -> task.
+        return ["del task"] if self._timed and self._signature.is_async else []
 
     def _attempt(self) -> list[str]:
         lines: list[str] = []
@@ -210,7 +222,7 @@ class _Body:
             queues = [part.text("$queue.began[task]") for part in self._timed]
             lines.append(" = ".join([*queues, "began"]))
         if self._timed:
-            lines.append(self._timed[-1].text("set_block(until := began + $settings.duration)"))
+            lines.append("set_block(until)")
         return [*lines, f"value = {self._signature.awaited}fn({self._signature.passed})"]
 
     def _endings(self) -> list[str]:
@@ -220,16 +232,16 @@ class _Body:
             lines = [
                 "except BaseException as error:",
                 f"{INDENT}failure, at = end_of_time(task, cancels, error, until, [{self._entries()}])",
+                *_indented(self._forget_task),
                 f"{INDENT}if failure is None:",
                 *_indented(_indented([*cut, "raise"])),
             ]
         elif timed:
             lines = [
-                "except BaseException as error:",
-                f"{INDENT}set_block(None)",
-                f"{INDENT}if not isinstance(error, Exception):",
-                *_indented(_indented([*cut, "raise"])),
+                "except Exception as error:",
                 f"{INDENT}failure = error",
+                "except BaseException:",
+                *_indented([*_surely("set_block(None)", cut), "raise"]),
             ]
         else:
             lines = ["except Exception as error:", f"{INDENT}failure = error"]
@@ -249,8 +261,9 @@ class _Body:
                     "except KeyError: task.uncancel()",
                 ]
         if self._timed:
-            lines.append("set_block(None)")
-        lines += self._release
+            lines += _surely("set_block(None)", self._release)
+        else:
+            lines += self._release
         if self._for_coroutine:
             lines += [
                 "if type(value) is CoroutineType:",
@@ -271,6 +284,7 @@ class _Body:
         lines = [
             "replay = None",
             "try:",
+            *([f"{INDENT}set_block(None)"] if self._timed and not self._signature.is_async else []),
             f"{INDENT}replay = Replay(plan, [{tokens}], failure, {began}{at})",
             f"{INDENT}if replay.settle():",
             f"{INDENT}{INDENT}raise failure",
@@ -284,6 +298,16 @@ class _Body:
             lines += [f"{INDENT}else:", *_indented(_indented(cut))]
         lines.append(f"{INDENT}del failure, replay")  # no cycle: frame -> error -> traceback -> frame
         return lines
+
+
+def _duration(part: Part) -> Seconds:
+    settings: Any = part.hot.names["settings"]
+    return cast("Seconds", settings.duration)
+
+
+def _surely(first: str, then: list[str]) -> list[str]:
+    """Return the call *first*, and *then* also if a signal comes during the call."""
+    return ["try:", INDENT + first, "finally:", *_indented(then)] if then else [first]
 
 
 def _indented(lines: Iterable[str]) -> list[str]:
@@ -304,7 +328,7 @@ def _declared(parameters: list[inspect.Parameter]) -> str:
         starless = before is None or before.kind not in (before.VAR_POSITIONAL, before.KEYWORD_ONLY)
         if each.kind is each.KEYWORD_ONLY and starless:
             texts.append("*")
-        default = "" if each.default is each.empty else f"=default_{each.name}"
+        default = "" if each.default is each.empty else "=..."  # the function has the real one
         texts.append(_STARS.get(each.kind, "") + each.name + default)
         before = each
     if before is not None and before.kind is before.POSITIONAL_ONLY:

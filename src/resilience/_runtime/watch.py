@@ -14,7 +14,7 @@ from resilience.outcome import CallContext, Outcome, Verdict
 
 Nested = Callable[[Inner], Inner]
 Judge = Callable[[Outcome[Any], CallContext], Verdict]
-Note = Callable[[str, Mapping[str, str]], None]
+Note = Callable[[str, Callable[[], Mapping[str, str]]], None]
 
 
 class Watcher(Protocol):
@@ -35,7 +35,8 @@ class Watch:
 
     Attributes:
         watcher: Who watches calls, or None.
-        note: Takes the name of a policy and what to say about a call that went wrong there, or None.
+        note: Takes the name of a policy and what returns what to say about a call that went wrong there,
+            if anybody listens; or None.
 
     """
 

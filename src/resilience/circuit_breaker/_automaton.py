@@ -25,7 +25,7 @@ there as well, and its ``bucket_end`` is never reached.
 """
 
 import math
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from resilience._core.permit import NEVER, Refusal
 from resilience._core.window import Cell, CountWindow, TimeWindow
@@ -33,7 +33,7 @@ from resilience.circuit_breaker import _breaks
 from resilience.circuit_breaker._history import GoodTotal, History
 from resilience.circuit_breaker._probes import Probe, Round
 from resilience.circuit_breaker._ramp import Ramp
-from resilience.circuit_breaker._rules import Row, broken_rule, is_poised
+from resilience.circuit_breaker._rules import Row, broken_rule, is_poised, spare
 from resilience.circuit_breaker._settings import SAMPLING_DURATION, Break, CircuitBreakerSettings
 from resilience.circuit_breaker._state import CircuitState, Reason, Transition
 from resilience.outcome import Verdict
@@ -41,6 +41,13 @@ from resilience.typing import Seconds
 
 SOON: Final = Refusal(0.0)
 """A refusal that may end at any moment: a probe may give its place back, a ramp may let one pass."""
+
+# Names of their own for what is asked of every failure: enums look their members up slowly.
+GOOD: Final = Verdict.GOOD
+IGNORED: Final = Verdict.IGNORED
+THROTTLED: Final = Verdict.THROTTLED
+OPEN: Final = CircuitState.OPEN
+ISOLATED: Final = CircuitState.ISOLATED
 
 Token: TypeAlias = Cell | Probe
 
@@ -78,6 +85,7 @@ class Automaton:
         "_round",
         "_row",
         "_shadows",
+        "_spare",
         "_stray",
         "_until",
         "_window",
@@ -111,6 +119,7 @@ class Automaton:
         self._round = Round()
         self._ramp = Ramp()
         self._shadows = 0
+        self._spare: float = 0  # bad results that change nothing, while the cell is shown
         self._good = GoodTotal()
         self.history = History(now)
         self._zero()
@@ -158,10 +167,11 @@ class Automaton:
 
     def refuse(self, now: Seconds) -> Refusal | None:
         """Refuse a call at *now* if that is all there is to it; None if `admit` must say."""
-        if self.state is CircuitState.ISOLATED:
-            refusal = NEVER
-        elif self.state is CircuitState.OPEN and not self._shadows and self._advance(now) < self._until:
+        state = self.state
+        if state is OPEN and not self._shadows and self._advance(now) < self._until:
             refusal = Refusal(self._until - self._now)
+        elif state is ISOLATED:
+            refusal = NEVER
         else:
             return None
         self.rejected += 1
@@ -193,12 +203,10 @@ class Automaton:
             draw: Chance, in [0, 1): how much of the jitter lengthens a break that begins now.
 
         """
-        cell = self.cell
-        if cell is not None and token is cell and verdict is Verdict.GOOD and now < self.bucket_end:
-            cell.good += 1  # as generated code does
-            return
-        if verdict is Verdict.IGNORED:
+        if verdict is IGNORED:
             self.release(token, now)
+            return
+        if token is self.cell and now < self.bucket_end and self._settle_at_rest(token, verdict, now):
             return
         now = self._advance(now)
         limit = self.settings.slow_call_duration
@@ -214,6 +222,20 @@ class Automaton:
             self._good.add()
         if isinstance(token, Probe):
             self._settle_probe(token, now, bad=bad or slow, hint=hint, draw=draw)
+
+    def _settle_at_rest(self, cell: Any, verdict: Verdict, now: Seconds) -> bool:
+        """Count a result in *cell*, the one that is shown, if it surely changes nothing."""
+        if verdict is GOOD:
+            cell.good += 1  # as generated code does
+            return True
+        now = self._advance(now)
+        if self._spare < 1 or verdict is THROTTLED or now >= self.bucket_end:
+            return False
+        self.ended[verdict] += 1
+        self._spare -= 1
+        self._window.add(now, bad=True)
+        self._row.add(cell)
+        return True
 
     def release(self, token: Token, now: Seconds, *, cancelled: bool = False) -> None:  # noqa: ARG002  # every gate machine is told the time
         """Take *token* back; nothing is learnt. A probe's place is free again."""
@@ -258,10 +280,8 @@ class Automaton:
         return self._window.cell
 
     def _learn(self, now: Seconds, *, bad: bool, slow: bool, hint: Seconds | None, draw: float) -> None:
-        row = self._row.length(self._window.cell) + 1 if bad else 0
         self._window.add(now, bad=bad, slow=slow)
-        if bad:  # a good one ends the row by itself
-            self._row.note(row, self._window.cell)
+        row = self._row.add(self._window.cell) if bad else 0  # a good one ends the row by itself
         total, bads, slows = self._window.count(now)
         reason = broken_rule(self.settings, total, bads, slows, row)
         if reason is None and _breaks.wanted(self.settings, hint):
@@ -282,6 +302,7 @@ class Automaton:
             self.bucket_end = -math.inf  # first, for calls under way that look without a lock
             self.cell = None
         else:
+            self._spare = spare(self.settings, total, bad, self._row.length(self._window.cell))
             self.bucket_end = self._window.end
             self.cell = self._window.cell
 
@@ -352,6 +373,7 @@ class Automaton:
         between the two leaves a circuit that works. The next call that asks shows the cell again.
         """
         self.cell = None
+        self._spare = 0
         self.bucket_end = math.inf  # late good results need no attention
         self._round.drop()
         self._ramp.end()
@@ -386,7 +408,8 @@ class Automaton:
             self._good.retire(self._window.cell)
 
     def _advance(self, now: Seconds) -> Seconds:
-        self._now = max(self._now, now)
+        if now > self._now:
+            self._now = now
         return self._now
 
     def _zero(self) -> None:

@@ -285,8 +285,8 @@ class CircuitBreaker(Gate):
         with self._lock:
             return list(readings(self._circuit, _clock.monotonic()))
 
-    def _bearings(self) -> dict[str, str]:
-        return {"resilience.circuit_breaker.state": self.state.value}
+    def _told(self) -> dict[str, str]:
+        return {**super()._told(), "resilience.circuit_breaker.state": self.state.value}
 
     def _after_fork(self) -> None:
         super()._after_fork()

@@ -5,6 +5,8 @@ A failure is known to follow the one before it in a row by the window's cell not
 them, so that a good result is a bare increment of the cell and nothing else.
 """
 
+import math
+
 from resilience._core.window import Cell
 from resilience.circuit_breaker._settings import CircuitBreakerSettings
 from resilience.circuit_breaker._state import Reason
@@ -23,9 +25,12 @@ class Row:
         """Return the length of the row; a result that *cell* has counted since ended it."""
         return self._length if cell.good == self._mark else 0
 
-    def note(self, length: int, cell: Cell) -> None:
-        """Note that the row is *length* long as *cell* stands."""
-        self._length, self._mark = length, cell.good
+    def add(self, cell: Cell) -> int:
+        """Note one more bad result as *cell* stands; return how long the row is now."""
+        good = cell.good
+        self._length = length = self._length + 1 if good == self._mark else 1
+        self._mark = good
+        return length
 
     def move(self, cell: Cell) -> None:
         """Go on with a new cell, after what *cell*, the old one, has counted so far."""
@@ -58,6 +63,37 @@ def broken_rule(settings: CircuitBreakerSettings, total: int, bad: int, slow: in
     if settings.slow_call_duration is not None and slow / total >= settings.slow_call_ratio:
         return Reason.SLOW_CALL_RATIO
     return None
+
+
+def spare(settings: CircuitBreakerSettings, total: int, bad: int, row: int) -> float:
+    """
+    Return how many more bad results surely change nothing, whatever good ones come between them.
+
+    That is as long as no older result leaves the window, but for one of calls. They then neither break a
+    rule nor bring good results to do so. The window is not poised.
+
+    Args:
+        settings: The rules.
+        total: Results in the window.
+        bad: Bad ones among them.
+        row: Bad results in a row, the latest included.
+
+    """
+    most = math.inf
+    ratio = settings.failure_ratio
+    if ratio is not None:
+        # Of k more, bad + k must be below the ratio of what there will be at least: total + k, or enough
+        # for a ratio to count.
+        while_few = ratio * settings.minimum_throughput - bad
+        if ratio < 1:
+            most = max(while_few, (ratio * total - bad) / (1 - ratio))
+        elif bad >= total:
+            most = while_few
+        if settings.sampling_calls is not None:
+            most = min(most, ratio * settings.sampling_calls - bad)
+    if settings.consecutive_failures is not None:
+        most = min(most, settings.consecutive_failures - row)
+    return most - 1  # below, and not equal; and rounded
 
 
 def is_poised(settings: CircuitBreakerSettings, total: int, bad: int) -> bool:

@@ -4,23 +4,24 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, cast
 
 from resilience import _clock
+from resilience._core.permit import NEVER
 from resilience._runtime.admission import Counts
 from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call, Waiter
 from resilience._runtime.gate import Ask as AnyAsk
 from resilience._runtime.gate import Decision, Gate
-from resilience._runtime.hot import Hot
+from resilience._runtime.hot import Fail, Hot
 from resilience._runtime.policy import Binding, Traits
 from resilience.concurrency_limiter._ask import Ask, check_hashable
 from resilience.concurrency_limiter._hot import hot
-from resilience.concurrency_limiter._limit import Limit, Sample, terms_of
+from resilience.concurrency_limiter._limit import FixedLimit, Limit, Sample, terms_of
 from resilience.concurrency_limiter._machine import Bulkhead
 from resilience.concurrency_limiter._partitions import Partitions
 from resilience.concurrency_limiter._queue import Queue, Ticket
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
-from resilience.errors import ConcurrencyLimitedError, ConfigError, Problem, shown
+from resilience.errors import ConcurrencyLimitedError, ConfigError, Problem, RejectedError, shown
 from resilience.events import emit
-from resilience.outcome import Classifier, ErrorMatch, Verdict
+from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict
 from resilience.priority import Priority, current_priority, priority_of
 from resilience.typing import Seconds
 
@@ -36,6 +37,7 @@ class LimitGate(Gate):
     __slots__ = ("_bulkhead", "_has_ended", "_learning_from", "_partitions", "_pinned")
 
     kind = "concurrency_limiter"
+    learning = ("limit",)
     error = ConcurrencyLimitedError
     settling_frees = True
 
@@ -151,11 +153,39 @@ class LimitGate(Gate):
     def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:  # noqa: ARG002  # either way
         self._bulkhead.release(token, now)
 
-    def hot(self, binding: Binding) -> Hot | None:  # noqa: ARG002  # every call is alike
+    def hot(self, binding: Binding) -> Hot | None:
         """Return what a call runs for which there is a place; none if it takes more than a count."""
         if self._partitions is not None:
             return None
-        return hot(self, self._bulkhead, self._line, self.counts)
+        fail = self._failing_at_rest(self.failing(self.judge(binding)))
+        refuse = None if self._max_wait > 0 else self._refuse
+        return hot(self, self._bulkhead, self._line, self.counts, refuse=refuse, fail=fail)
+
+    def _refuse(self) -> RejectedError | None:
+        """Refuse a call, for generated code, if all places are taken; None if a flow must say."""
+        cell = self._bulkhead.cell
+        if self._line.waiters or cell.inflight < cell.limit:
+            return None
+        self.counts.rejected += 1
+        return self._refused(NEVER)
+
+    def _failing_at_rest(self, fail: Fail) -> Fail:
+        """Return what does as *fail* does, at once where nobody learns from calls."""
+        bulkhead, waiters = self._bulkhead, self._line.waiters
+
+        def at_once(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:
+            if type(bulkhead.source) is not FixedLimit:
+                fail(tokens, place, outcome, began)
+                return
+            # As generated code gives it back: no call until it is done, at which an interrupt could strike.
+            slot, tokens[place] = tokens[place], None
+            cell, slot.cell = slot.cell, None
+            cell.inflight -= 1
+            cell.others += 1
+            if waiters:
+                self._wake_next()
+
+        return at_once
 
     # Learning
 

@@ -1,15 +1,26 @@
 """A place taken and given back, for generated code: `Bulkhead.admit` and `settle`, as statements."""
 
+from collections.abc import Callable
+
 from resilience._runtime.admission import Counts
-from resilience._runtime.hot import Hot
+from resilience._runtime.hot import Fail, Hot
 from resilience._runtime.line import Line
 from resilience._runtime.policy import Policy
 from resilience.concurrency_limiter._cell import Slot
 from resilience.concurrency_limiter._limit import FixedLimit
 from resilience.concurrency_limiter._machine import Bulkhead
+from resilience.errors import RejectedError
 
 
-def hot(policy: Policy, bulkhead: Bulkhead, line: Line, counts: Counts) -> Hot:
+def hot(
+    policy: Policy,
+    bulkhead: Bulkhead,
+    line: Line,
+    counts: Counts,
+    *,
+    refuse: Callable[[], RejectedError | None] | None,
+    fail: Fail,
+) -> Hot:
     """Return the statements for *bulkhead*, with the *line* of those who wait for a place."""
     learns = not isinstance(bulkhead.source, FixedLimit)
     is_timed = learns and bulkhead.needs_latency
@@ -41,6 +52,8 @@ def hot(policy: Policy, bulkhead: Bulkhead, line: Line, counts: Counts) -> Hot:
         let_go=("$cell.others += 1",),
         # Without a clock it is as if the call had taken no time, which only a limit that came meanwhile asks.
         token="$Slot($cell, began)" if is_timed else "$Slot($cell, clock.monotonic())",
+        refuse=refuse,
+        fail=fail,
         reads_began=is_timed,
         reads_now=learns,
         taken=("$counts.acquired += 1",),

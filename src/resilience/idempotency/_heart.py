@@ -2,32 +2,35 @@
 
 import threading
 import time
-from collections.abc import Awaitable, Callable
+import weakref
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from resilience._runtime import fork
 from resilience.typing import Seconds
 
 if TYPE_CHECKING:
-    import asyncio
-
     from resilience.idempotency._session import Session
 
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0
 
+MOST_RETRIES: Final = 1000
+"""Operations that are tried again at a time; beyond that leases just run out. In an outage there are many."""
+
 
 class Heart:
     """
-    Renews the leases of one layer every third of a lease, in one daemon thread that ends when it is idle.
+    Renews leases of one length in one store, every third of it, in a daemon thread that ends when it is idle.
 
-    All leases of a layer are of one length, so the one that began first is due first; and since the thread
-    looks up at least once in that time, whoever begins need not wake it.
+    Since all are of one length, the one that began first is due first; and since the thread looks up at least
+    once in that time, whoever begins need not wake it.
     """
 
-    __slots__ = ("__weakref__", "_again", "_bell", "_interval", "_lock", "_thread", "_watched")
+    __slots__ = ("__weakref__", "_again", "_bell", "_interval", "_lock", "_store", "_thread", "_watched")
 
-    def __init__(self, lease: Seconds) -> None:
+    def __init__(self, store: object, lease: Seconds) -> None:
+        self._store = store  # so that no other store gets its place
         self._interval = lease / 3
         self._after_fork()
         fork.register(self)
@@ -53,6 +56,8 @@ class Heart:
     def retry(self, job: "Retrying") -> None:
         """Do *job* until it succeeds or its time is over."""
         with self._lock:
+            if len(self._again) >= MOST_RETRIES:
+                return
             self._again.append((time.monotonic() + job.pause(), job))
             self._start()
         self._bell.set()
@@ -92,6 +97,14 @@ class Heart:
                 pause = max(0.0, min(*dues, now + self._interval) - time.monotonic())
             self._bell.wait(pause)
             self._bell.clear()
+
+
+_hearts: "weakref.WeakValueDictionary[tuple[int, Seconds], Heart]" = weakref.WeakValueDictionary()
+
+
+def heart_of(store: object, lease: Seconds) -> Heart:
+    """Return the one that renews leases of this length in this store."""
+    return _hearts.setdefault((id(store), lease), Heart(store, lease))
 
 
 class Retrying:
@@ -139,20 +152,23 @@ class Retrying:
 
 
 # The event loop itself keeps only weak references to tasks.
-_tasks: "set[asyncio.Task[None]]" = set()
+_tasks: set[Any] = set()
 
 
-def spawn(work: Awaitable[None]) -> Callable[[], object]:
+def spawn(work: Coroutine[Any, Any, None]) -> Callable[[], object]:
     """Do *work* beside what runs in this event loop of asyncio; return what cancels it."""
     import asyncio  # noqa: PLC0415  # only in its event loop
 
-    async def run() -> None:
-        await work
-
-    task = asyncio.get_running_loop().create_task(run())
+    task = asyncio.get_running_loop().create_task(work)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
     return task.cancel
+
+
+def spawn_retry(job: Retrying) -> None:
+    """Do *job* in this event loop until it succeeds or its time is over."""
+    if len(_tasks) < MOST_RETRIES:
+        spawn(job.attempts())
 
 
 def watch_in_loop(session: "Session", interval: Seconds) -> Callable[[], object]:

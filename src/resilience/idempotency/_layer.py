@@ -19,7 +19,7 @@ from resilience.events import emit
 from resilience.idempotency import _drive
 from resilience.idempotency._drive import Ask, Steps
 from resilience.idempotency._envelope import Cipher, EnvelopeError, seal, unseal
-from resilience.idempotency._heart import Heart
+from resilience.idempotency._heart import heart_of
 from resilience.idempotency._machine import Answer, Claim, Claimed, InFlight, Mismatch, Replay
 from resilience.idempotency._owner import new_owner
 from resilience.idempotency._session import Session
@@ -131,7 +131,7 @@ class IdempotencyLayer:
         self.settings = IdempotencySettings() if settings is None else settings
         self._codec = codec
         self._cipher = cipher
-        self.heart = Heart(self.settings.lease)
+        self.heart = heart_of(store, self.settings.lease)
         self.executed = self.replayed = self.in_progress = self.mismatched = self.not_replayable = 0
         self.missing_key = self.store_errors = self.takeovers = self.lost = self.unsaved = 0
         census.enroll(self)
@@ -174,13 +174,15 @@ class IdempotencyLayer:
             IdempotencyStoreError: The store failed, or what it holds cannot be read.
 
         """
-        return _drive.run(self._beginning(store or self.store, key, fingerprint, wait_for))
+        return _drive.run(self._beginning(self.store if store is None else store, key, fingerprint, wait_for))
 
     async def abegin(
         self, key: bytes, fingerprint: bytes, *, store: Store | None = None, wait_for: Seconds | None = None
     ) -> Session | Replayed:
         """Do what `begin` does, in a task."""
-        return await _drive.arun(self._beginning(store or self.store, key, fingerprint, wait_for))
+        return await _drive.arun(
+            self._beginning(self.store if store is None else store, key, fingerprint, wait_for)
+        )
 
     def _beginning(
         self, store: Store, key: bytes, fingerprint: bytes, wait_for: Seconds | None
@@ -191,8 +193,8 @@ class IdempotencyLayer:
         if (deadline := current_deadline()) is not None:
             until = min(until, deadline)
         pause = FIRST_LOOK
+        session = Session(self, store, key, ask.owner)
         while True:
-            session = Session(self, store, key, ask.owner)
             try:
                 answer = yield Ask(store, "claim", (key, ask))
             except GeneratorExit:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from resilience.errors import IdempotencyStoreError
 from resilience.idempotency import _drive
 from resilience.idempotency._drive import Ask, Steps
-from resilience.idempotency._heart import Retrying, spawn, watch_in_loop
+from resilience.idempotency._heart import Retrying, spawn_retry, watch_in_loop
 from resilience.idempotency._machine import Claimed
 from resilience.idempotency._store import Store
 
@@ -214,6 +214,6 @@ class Session:
         name = "a" + operation if store.async_only else operation
         job = Retrying(lambda: getattr(store, name)(*values), until)
         if store.async_only:
-            spawn(job.attempts())
+            spawn_retry(job)
         else:
             self._layer.heart.retry(job)

@@ -25,8 +25,8 @@ QUICK: Final[Ratio] = 0.25
 """Share of the time after which calls time out: a good one that took less has found no queue."""
 
 REVIVED: Final = 2.0
-"""The limit, at least, after a good call that was quick while it was below 1: that there are too many calls is
-not the trouble any more, if it ever was."""
+"""The limit, at least, after a good call that was quick while it was below 1: too many calls are not the
+trouble any more, if they ever were."""
 
 HELPED: Final[Ratio] = 0.8
 """Cuts helped if the share of drops fell below this share of what it was."""
@@ -87,8 +87,8 @@ class Aimd:
     """
 
     __slots__ = (
-        "_backoff", "_before", "_cuts", "_held", "_increase", "_patience", "_range", "_ratio", "_slow", "_steady",
-        "_tolerance", "cause", "limit", "window",
+        "_backoff", "_before", "_cuts", "_held", "_increase", "_patience", "_range", "_ratio", "_slow",
+        "_steady", "_tolerance", "cause", "limit", "window",
     )  # fmt: skip
 
     needs_latency = False

@@ -290,7 +290,8 @@ class Retry(Policy):
         if (
             error is not None and reason != "rejected" and watch.note is not None
         ):  # who refuses says so itself
-            watch.note(self.name, {"resilience.outcome": "failure", "resilience.retry.stop_reason": reason})
+            told = {"resilience.outcome": "failure", "resilience.retry.stop_reason": reason}
+            watch.note(self.name, lambda: told)
         if reason in _GAVE_UP:
             details: dict[str, object] = {"resilience.retry.stop_reason": reason}
             if error is not None:

@@ -230,13 +230,13 @@ def attempts(label: str, tracer: Tracer) -> Inner:
     return attempt
 
 
-def note(policy: str, details: Mapping[str, str]) -> None:
-    """Tell the span in progress, if it is recording, what went wrong at *policy*."""
+def note(policy: str, details: Callable[[], Mapping[str, str]]) -> None:
+    """Tell the span in progress, if it is recording, what went wrong at *policy*; else ask for no *details*."""
     try:
         span = trace.get_current_span()
         if span.is_recording():
             span.set_attribute(NAME, labels.label(policy))
-            for key, value in details.items():
+            for key, value in details().items():
                 span.set_attribute(key, value)
     except Exception:  # noqa: BLE001, S110  # see above
         pass

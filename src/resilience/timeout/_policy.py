@@ -1,5 +1,6 @@
 """Stop waiting when time runs out."""
 
+import math
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -135,13 +136,22 @@ class Timeout(Policy):
             fail=self._fail,
         )
 
+    @property
+    def seconds(self) -> Seconds:
+        """How long a call may take, for generated code; endless where that is not fixed."""
+        duration = self._settings.duration
+        return math.inf if duration is None or callable(duration) else duration
+
     def queue_of(self, loop: Any) -> Any:
         """Return the calls under way in *loop*, for generated code; None if that is not asyncio's."""
-        duration = self._settings.duration
-        if loop is None or duration is None or callable(duration):
-            return None
-        self.queue = queue = self._queues.of(loop, duration)
-        return queue
+        with self._lock:  # else a change of settings at the same time would leave a queue of the former ones
+            duration = self._settings.duration
+            if loop is None or duration is None or callable(duration):
+                return None
+            queue = self._queues.of(loop, duration)
+            if queue is not None:
+                self.queue = queue
+            return queue
 
     def out_of_time(self, seconds: Seconds | None) -> TimeoutError:
         """Return the error of a call that used up its *seconds*, and count it."""
@@ -159,8 +169,9 @@ class Timeout(Policy):
             tokens[place] = None
 
     def _configure(self, settings: TimeoutSettings) -> None:
-        self._settings = settings
-        self.queue = NO_QUEUE
+        with self._lock:
+            self._settings = settings
+            self.queue = NO_QUEUE
 
     def _around(self, call: Call, inner: Inner) -> Flow:
         replay = call.replay
