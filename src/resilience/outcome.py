@@ -4,7 +4,7 @@ import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar, cast
+from typing import Final, Generic, TypeAlias, TypeVar, cast
 
 from resilience._core.check import is_finite
 from resilience.errors import DeadlineExceededError, RejectedError
@@ -28,6 +28,9 @@ class Verdict(enum.Enum):
     """Nothing is learnt about the dependency: a cancelled call, a refusal by an inner policy."""
 
     __hash__ = object.__hash__  # that of an enum is a function in Python, and failures are counted by verdict
+
+
+_BAD: Final = Verdict.BAD  # a name of its own, for what most failures are: enums look their members up slowly
 
 
 class Outcome(Generic[T_co]):
@@ -144,7 +147,7 @@ def any_error_is_bad(outcome: Outcome[object], context: CallContext) -> Verdict:
     if isinstance(error, TimeoutError):
         is_late = isinstance(error, DeadlineExceededError) and not error.started
         return Verdict.IGNORED if is_late else Verdict.TIMED_OUT
-    return Verdict.BAD if outcome.retry_after is None else Verdict.THROTTLED
+    return _BAD if outcome.retry_after is None else Verdict.THROTTLED
 
 
 def errors_in(on: ErrorMatch) -> Classifier:

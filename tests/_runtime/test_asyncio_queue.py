@@ -178,6 +178,38 @@ def test_loops_in_two_threads_share_a_policy():
     assert len(ends) == 660
 
 
+def test_a_loop_that_went_on_in_another_thread_is_not_taken_for_the_one_here():
+    limit = Timeout(SHORT)
+    fetch = limit(nap)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(fetch(0))  # from here on, the policy knows the loop in this thread
+    blocking, done = threading.Event(), threading.Event()
+
+    async def block():
+        blocking.set()
+        done.wait(20)
+        await asyncio.sleep(2 * SHORT)
+        return cancels()
+
+    async def here():
+        try:
+            return await fetch(0.5)
+        except TimeoutError:
+            return "out of time"
+
+    left = []
+    thread = threading.Thread(target=lambda: left.append(loop.run_until_complete(block())))
+    thread.start()
+    blocking.wait(20)
+    try:
+        assert asyncio.run(here()) == "out of time"
+    finally:
+        done.set()
+        thread.join(20)
+        loop.close()
+    assert left == [0]
+
+
 def test_a_loop_that_was_closed_with_calls_in_it_is_let_go_of():
     limit = Timeout(LONG)
     fetch = limit(nap)
@@ -410,9 +442,9 @@ def test_a_child_process_begins_with_an_empty_queue():
             finally:
                 os._exit(0)
         os.close(write)
-        said = os.read(read, 100)
+        said = b"".join(iter(lambda: os.read(read, 100), b""))
         os.close(read)
-        os.waitpid(child, 0)
+        os.waitpid(child, 0)  # noqa: ASYNC222  # it has ended: the pipe is read to its end
         task.cancel()
         await asyncio.wait([task])
         return said, len(limit.queue.began)

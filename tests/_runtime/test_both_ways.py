@@ -15,11 +15,13 @@ from resilience import (
     RateLimiter,
     Retry,
     RetryBudget,
+    Timeout,
     listen,
 )
 from resilience._runtime import compile as compiling
 from resilience._runtime import drive
 from resilience.backoff import constant
+from resilience.deadline import check_deadline, current_deadline, remaining
 from resilience.limits import Aimd, Vegas
 from resilience.testing import FakeClock
 
@@ -43,6 +45,18 @@ OUTCOMES = {
     "timeout": TimeoutError,
     "throttled": Overloaded,
     "cut": KeyboardInterrupt,
+    "slow": None,
+    "slow and bad": ConnectionError,
+}
+
+SLOW = 0.4
+"""Seconds that take the time of the inner limit up, and three times that of the outer one."""
+
+LIMITS = {
+    "none": lambda: ([], []),
+    "outer": lambda: ([Timeout(1.0, name="outer")], []),
+    "inner": lambda: ([], [Timeout(0.3, name="inner")]),
+    "both": lambda: ([Timeout(1.0, name="outer")], [Timeout(0.3, name="inner")]),
 }
 
 LEARNING = {
@@ -63,6 +77,7 @@ steps = st.one_of(
     st.tuples(st.just("isolate for a call"), outcomes),
     st.tuples(st.just("hold a place for a call"), outcomes),
     st.tuples(st.just("reconfigure within a call"), outcomes),
+    st.tuples(st.just("change the time within a call"), outcomes),
     st.tuples(st.just("reload"), st.booleans()),
 )
 settings = st.fixed_dictionaries(
@@ -82,6 +97,8 @@ settings = st.fixed_dictionaries(
         "limit": st.sampled_from([1, 2, *LEARNING]),
         "order": st.sampled_from(["retry first", "breaker first"]),
         "is_async": st.booleans(),
+        "time": st.sampled_from(sorted(LIMITS)),
+        "keeps": st.booleans(),
     }
 )
 
@@ -106,24 +123,32 @@ def make(given_settings):
     policies = (
         [retry, *gates] if given_settings["order"] == "retry first" else [breaker, retry, limiter, places]
     )
-    return Pipeline("both", *policies), retry, breaker, limiter, places, budget
+    outer, inner = LIMITS[given_settings.get("time", "none")]()
+    return Pipeline("both", *outer, *policies, *inner), retry, breaker, limiter, places, budget
 
 
 def history(given_settings, schedule):
     """Everything that can be seen of one schedule."""
     seen = []
-    with FakeClock() as clock, ExitStack() as stack:
+    with FakeClock(start=1_000.0) as clock, ExitStack() as stack:
         pipeline, retry, breaker, limiter, places, budget = make(given_settings)
         stack.callback(listen(lambda event: seen.append((event.name, event.policy, dict(event.attributes)))))
+        limits = [limit for limit in pipeline.policies if isinstance(limit, Timeout)]
+        outer = [limit for limit in limits if limit.name == "outer"]
+        inner = [limit for limit in limits if limit.name == "inner"]
         script = []
         inside = []
 
         def play():
-            clock.advance(0.02)
+            outcome = script.pop(0) if script else "good"
+            seen.append(remaining())
+            clock.advance(SLOW if outcome.startswith("slow") else 0.02)
+            if given_settings.get("keeps"):
+                check_deadline()
             for act in inside[:]:
                 inside.remove(act)
                 act()
-            error = OUTCOMES[script.pop(0) if script else "good"]
+            error = OUTCOMES[outcome]
             if error is not None:
                 raise error
             return len(script)
@@ -166,11 +191,17 @@ def history(given_settings, schedule):
                 call(value)
                 if permit:
                     permit.release()
+            elif kind == "change the time within a call":
+                inside.append(lambda: [limit.reconfigure(duration=0.35) for limit in inner])
+                call(value)
             elif kind == "reconfigure within a call":
                 inside.append(lambda: retry.reconfigure(attempts=2))
                 call(value)
             else:
-                pipeline.reload(*([retry, breaker, limiter, places] if value else [breaker, places]))
+                kept = [retry, breaker, limiter, places] if value else [breaker, places]
+                pipeline.reload(*outer, *kept, *inner)
+            assert current_deadline() is None
+            seen.append([limit.timed_out for limit in limits])
             seen.append(state(retry, breaker, limiter, places, budget))
     return seen
 
@@ -218,7 +249,7 @@ def test_the_schedules_run_generated_code():
         pipeline, *_ = make(
             {
                 "breaker": {"consecutive_failures": 2}, "attempts": 3, "budget": "ratio", "burst": 50, "limit": 2,
-                "order": "retry first",
+                "order": "retry first", "time": "both",
             }
         )  # fmt: skip
         guarded = pipeline(lambda: 7)

@@ -133,7 +133,10 @@ def history(way, tasks):
         seen.append([type(end).__name__ for end in await asyncio.gather(*begun, return_exceptions=True)])
 
     calls, limits = way(perform)
-    with asyncio.Runner(loop_factory=Jumping) as runner, patch.object(_clock, "monotonic", runner.get_loop().time):
+    with (
+        asyncio.Runner(loop_factory=Jumping) as runner,
+        patch.object(_clock, "monotonic", runner.get_loop().time),
+    ):
         runner.run(body())
     assert not any(getattr(limit.queue, "began", None) for limit in limits)
     seen.append([limit.timed_out for limit in limits])

@@ -1163,13 +1163,13 @@ def test_transitions_are_counted_and_reported_once():
     scene = opened()
     scene.wait(5.0)
     scene.call(GOOD)
-    assert scene.circuit.history.has_news
+    assert scene.circuit.history.news
     assert scene.circuit.history.drain() == [
         Transition(CLOSED, OPEN, Reason.CONSECUTIVE_FAILURES, START, 5.0, Break(1, 1.0, 1)),
         Transition(OPEN, HALF_OPEN, Reason.BREAK_OVER, START + 5.0),
         Transition(HALF_OPEN, CLOSED, Reason.PROBES, START + 5.0),
     ]
-    assert not scene.circuit.history.has_news
+    assert not scene.circuit.history.news
     assert scene.circuit.history.drain() == []
     assert scene.circuit.history.transitions == {
         (CLOSED, OPEN): 1,
@@ -1576,7 +1576,7 @@ def test_a_child_process_counts_from_zero():
     scene.circuit.after_fork(scene.now)
     circuit = scene.circuit
     assert (circuit.rejected, circuit.spared, circuit.cancelled, circuit.history.transitions) == (0, 0, 0, {})
-    assert not circuit.history.has_news
+    assert not circuit.history.news
     assert sum(circuit.seconds(scene.now).values()) == 0.0
     assert scene.refused() == 3.0
 

@@ -693,3 +693,21 @@ def test_trio_and_asyncio_take_turns(policies: Any) -> None:
         return await fetch()
 
     assert [asyncio.run(body()), trio.run(body), asyncio.run(body()), trio.run(body)] == ["here"] * 4
+
+
+def test_trio_run_by_a_task_of_asyncio_has_its_own_time(policies: Any) -> None:
+    async def doze(seconds: float) -> str:
+        await trio.sleep(seconds)
+        return "here"
+
+    fetch = policies.limit(SHORT)(doze)
+
+    async def body() -> Any:
+        with pytest.raises(TimeoutError):
+            await fetch(1.0)
+        return await fetch(0)
+
+    async def task() -> Any:
+        return trio.run(body)
+
+    assert asyncio.run(task()) == "here"

@@ -107,7 +107,8 @@ class TimeWindow:
 
     def add(self, now: Seconds, *, bad: bool = False, slow: bool = False) -> None:
         """Count one result that ended at *now*."""
-        self.rotate(now)
+        if now >= self.end:
+            self.rotate(now)
         slot = self._index % self._buckets
         if bad:
             self._bads[slot] += 1

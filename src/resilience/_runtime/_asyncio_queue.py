@@ -12,6 +12,7 @@ import sys
 from asyncio import CancelledError
 from collections.abc import Iterable
 from contextvars import Context
+from threading import get_ident
 from typing import Any, Final
 
 from resilience import _clock
@@ -29,6 +30,7 @@ class Queue:
 
     Attributes:
         loop: The event loop.
+        thread: The thread that runs it, as far as is known: cheaper to compare than to look for the loop.
         seconds: How long each may take.
         began: For each task in here, when its call began. One that is gone before its call has ended was
             cancelled because its time was up.
@@ -36,11 +38,14 @@ class Queue:
 
     """
 
-    __slots__ = ("_context", "began", "is_armed", "loop", "seconds")
+    __slots__ = ("_context", "began", "is_armed", "loop", "seconds", "thread")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: Seconds) -> None:
-        self._context = Context()  # not that of the call which arms the timer: it would live as long as there are calls
+        self._context = (
+            Context()
+        )  # not that of the call which arms the timer: it would live as long as there are calls
         self.loop = loop
+        self.thread = get_ident()
         self.seconds = seconds
         self.began: dict[asyncio.Task[Any], Seconds] = {}
         self.is_armed = False
@@ -148,5 +153,6 @@ NAMES: Final[dict[str, object]] = {
     "end_of_time": end_of_time,
     "running_loop": asyncio._get_running_loop,  # None where no loop runs, as in a trio task
     "task_of": _task_of,
+    "thread": get_ident,
 }
 """What generated code needs of asyncio."""

@@ -132,11 +132,17 @@ class Admission(Policy):
         """Admit a call or refuse it, after *max_wait* seconds at most; *hold* gets the token."""
         decision = self._decide(ask, hold)
         if isinstance(decision, Refusal):
-            if max_wait > 0:
-                decision = yield from self._wait(ask, max_wait, deadline, hold)
-            else:
-                self.counts.rejected += 1
+            decision = yield from self._refused_at_once(ask, decision, max_wait, deadline, hold)
         return decision
+
+    def _refused_at_once(
+        self, ask: Ask, refusal: Refusal, max_wait: Seconds, deadline: Seconds | None, hold: Hold
+    ) -> Acquiring:
+        """Go on with what was refused at once: wait, or count it; return the last decision."""
+        if max_wait > 0:
+            return (yield from self._wait(ask, max_wait, deadline, hold))
+        self.counts.rejected += 1
+        return refusal
 
     def _wait(self, ask: Ask, max_wait: Seconds, deadline: Seconds | None, hold: Hold) -> Acquiring:
         now = began = _clock.monotonic()

@@ -50,7 +50,7 @@ def compiled(
 
 
 def _signature_of(fn: Callable[..., Any], name: str, *, is_async: bool) -> Signature | None:
-    """Return how *fn* is called, as text; None if that cannot be known, or collides with names in the text."""
+    """Return how *fn* is called, as text; None if nobody can know, or if a name is that of something else."""
     key = None
     if type(fn) is FunctionType:
         code = fn.__code__
@@ -177,6 +177,11 @@ class Wrapper:
         self._made = (-1, self._stub)
         self._install(self._renewed())
 
+    @property
+    def _has_fake_timers(self) -> bool:
+        # Only flows know how to wait for a fake clock; a plain function does not wait.
+        return self._signature.is_async and _clock.fake is not None
+
     def _renewed(self) -> tuple[int, CodeType]:
         made, guarded = self._made, self._guarded()
         if made[0] != epoch.n and guarded is not None:
@@ -193,6 +198,8 @@ class Wrapper:
         """Return the code of the present epoch, and the epoch's number; *namespace* gets what it looks up."""
         made_in = epoch.n  # first: what changes from here on ends this epoch
         hots = self._policy.hots(Binding(self._name))
+        if hots is not None and self._has_fake_timers and any(hot.limit for _, hot in hots):
+            hots = None
         objects: dict[str, object] = {}
         if hots is None:
             source = text.plain(self._signature)
@@ -335,6 +342,7 @@ _OWNER: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)\.(?=[A-Za-z_])")
 
 _WORD: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(?![\w.])")
 """A name that is used itself."""
+
 
 def _source(signature: Signature, hots: list[Hot], *, for_deadline: bool, for_coroutine: bool) -> str:
     """Return the text for a function and policies, put together once for each kind of both."""

@@ -68,10 +68,13 @@ def unwrap(outcome: Outcome[T]) -> T:
     """Return the value, or raise the error."""
     if outcome.error is None:
         return outcome.value
+    context = outcome.error.__context__
     try:
         raise outcome.error
     finally:
-        del outcome  # no cycle: frame -> outcome -> error -> traceback -> frame
+        if context is not None:  # raised while its caller handles another error, it would lose its own
+            outcome.error.__context__ = context
+        del outcome, context  # no cycle: frame -> outcome -> error -> traceback -> frame
 
 
 def _perform(command: Command) -> Any:  # noqa: PLR0911  # one return a command

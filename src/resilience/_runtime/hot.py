@@ -72,7 +72,8 @@ class Hot:
         """All that the text depends on: policies with equal ones are written out alike."""
         return (
             self.unless, self.take, self.refused, self.taken, self.undo, self.release, self.good, self.let_go,
-            self.token, self.refuse is None, self.limit and self.limit.seconds, self.reads_began, self.reads_now,
+            self.token, self.refuse is None, self.limit and self.limit.seconds,
+            self.reads_began, self.reads_now,
         )  # fmt: skip
 
 
@@ -197,13 +198,14 @@ class Replay:
 
     """
 
-    __slots__ = ("_outcome", "at", "began", "error", "plan", "tokens")
+    __slots__ = ("_context", "_outcome", "at", "began", "error", "plan", "tokens")
 
     def __init__(
         self, plan: Doing, tokens: list[Any], error: Exception, began: Seconds | None, at: object = None
     ) -> None:
         self.tokens, self.plan = tokens, plan  # first, so that whoever closes this one finds them
         self.error, self.began, self.at = error, began, at
+        self._context = error.__context__
         self._outcome: Outcome[Any] | None = Outcome(error=error)
 
     def is_at(self, policy: object) -> bool:
@@ -242,12 +244,15 @@ class Replay:
     def found(self) -> Generator[Any, Any, Outcome[Any]]:
         """Return the flow of what is over: it returns at once how the attempt ended."""
         outcome, self._outcome = cast("Outcome[Any]", self._outcome), None
-        del self.error  # no cycle: error -> traceback -> frame that knows this replay
+        del self.error, self._context  # no cycle: error -> traceback -> frame that knows this replay
         return outcome
         yield  # which makes it a flow
 
     def close(self) -> None:
-        """Give back what nobody has taken: the flow was interrupted before it came there."""
+        """Give back what nobody has taken, since the flow was interrupted before it came there."""
+        # Raised while its caller handles another error, the call's own would have lost its context.
+        if self._outcome is not None and self._context is not None:
+            self.error.__context__ = self._context
         for place, token in enumerate(self.tokens):
             if token is not None:
                 self.tokens[place] = None

@@ -109,23 +109,26 @@ class Rejection:
         return self._gate.error(self.policy, self.retry_after)
 
 
-class Guard:
-    """A guarded block. One use each: ask for a new one every time."""
+class Guard(Permit):
+    """A guarded block, and the permit for it. One use each: ask for a new one every time."""
 
-    __slots__ = ("_ask", "_gate", "_is_used", "_permit")
+    __slots__ = ("_ask", "_is_used")
 
     def __init__(self, gate: "Gate", ask: "Ask" = 1) -> None:
-        self._gate = gate
+        super().__init__(gate)
         self._ask = ask
-        self._permit = Permit(gate)
         self._is_used = False
 
     def __enter__(self) -> Permit:
         self._check()
+        gate = self._gate
         try:
-            return self._admitted(drive.result(self._acquiring()))
+            decision = gate._decide(self._ask, self)  # its own gate, here and below
+            if isinstance(decision, Refusal):
+                decision = drive.result(self._refused_at_once(decision))
+            return self._admitted(decision)
         except BaseException:
-            self._gate._give_back(self._permit)  # its own gate
+            gate._give_back(self)
             raise
 
     def __exit__(
@@ -134,33 +137,32 @@ class Guard:
         try:
             self._leave(error)
         except BaseException:
-            self._gate._give_back(self._permit)  # its own gate
+            self._gate._give_back(self)
             raise
 
     async def __aenter__(self) -> Permit:
         from resilience._runtime import adrive  # noqa: PLC0415  # anyio comes with the first async use
 
         self._check()
+        gate = self._gate
         try:
-            return self._admitted(await adrive.result(self._acquiring()))
+            decision = gate._decide(self._ask, self)
+            if isinstance(decision, Refusal):
+                decision = await adrive.result(self._refused_at_once(decision))
+            return self._admitted(decision)
         except BaseException:
-            self._gate._give_back(self._permit)  # its own gate
+            gate._give_back(self)
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._leave(error)
-        except BaseException:
-            self._gate._give_back(self._permit)  # its own gate
-            raise
+        self.__exit__(kind, error, trace)
 
     def __del__(self) -> None:
         # An interrupt that strikes on the way into the block's end leaves it unended.
-        permit: Permit | None = getattr(self, "_permit", None)  # none, if its making was interrupted
-        if permit is not None and not permit.is_empty:
-            self._gate._give_back(permit)  # its own gate
+        if getattr(self, "token", None) is not None:  # none, too, if its making was interrupted
+            self._gate._give_back(self)
 
     def _check(self) -> None:
         if self._is_used:
@@ -168,21 +170,21 @@ class Guard:
             raise RuntimeError(msg)
         self._is_used = True
 
-    def _acquiring(self) -> "Acquiring":
+    def _refused_at_once(self, refusal: Refusal) -> "Acquiring":
         gate = self._gate
-        return gate._acquire(self._ask, gate._max_wait, current_deadline(), self._permit)  # its own gate
+        return gate._refused_at_once(self._ask, refusal, gate._max_wait, current_deadline(), self)
 
     def _admitted(self, decision: "Decision") -> Permit:
         if isinstance(decision, Refusal):
-            raise self._gate._refused(decision)  # its own gate
-        self._permit.begin()
-        return self._permit
+            raise self._gate._refused(decision)
+        self.begin()
+        return self
 
     def _leave(self, error: BaseException | None) -> None:
-        gate, permit = self._gate, self._permit
+        gate = self._gate
         if error is not None and not isinstance(error, Exception):
-            gate._give_back(permit)  # its own gate
+            gate._give_back(self)
             return
         outcome: Outcome[Any] = Outcome(error=error)
         verdict = gate.judge(Binding(gate.name))(outcome, PLAIN)
-        permit.settle(verdict, retry_after=outcome.retry_after)
+        self.settle(verdict, retry_after=outcome.retry_after)

@@ -13,13 +13,15 @@ class NoQueue:
 
     Attributes:
         loop: No loop at all, not even the absence of one.
+        thread: No thread.
 
     """
 
-    __slots__ = ("loop",)
+    __slots__ = ("loop", "thread")
 
     def __init__(self) -> None:
         self.loop: Any = self
+        self.thread: int | None = None
 
 
 NO_QUEUE: Final = NoQueue()
@@ -39,6 +41,8 @@ class Queues:
 
     def of(self, loop: Any, seconds: Seconds) -> Any:
         """Return the queue of *loop* for calls that may take *seconds*; None if it has a time of its own."""
+        if loop is None:
+            return None
         from resilience._runtime import _asyncio_queue  # noqa: PLC0415  # asyncio asks, so it is there
 
         if abs(loop.time() - _clock.monotonic()) > MOST_APART:
@@ -49,4 +53,5 @@ class Queues:
                 for key in [key for key, other in self._queues.items() if other.loop.is_closed()]:
                     del self._queues[key]
                 self._queues[id(loop)] = queue = _asyncio_queue.Queue(loop, seconds)
+            queue.thread = threading.get_ident()  # a loop may be run by another thread than before
             return queue

@@ -16,7 +16,7 @@ NAMES: Final = frozenset(
         "at", "BaseException", "began", "block", "cancels", "clock", "CoroutineType", "dict", "end_of_time",
         "error", "Exception", "failure", "first", "fn", "guarded_call", "isinstance", "KeyError", "loop",
         "now", "plan", "reject", "replay", "Replay", "running_loop", "set_block", "slow", "task", "task_of",
-        "type", "until", "value", "wrapper",
+        "thread", "type", "until", "value", "wrapper",
     }
 )  # fmt: skip
 """Names that the text uses; a function with a parameter of such a name goes the slow way."""
@@ -193,20 +193,24 @@ class _Body:
     def _find_queues(self) -> list[str]:
         if not self._timed:
             return []
-        lines = ["loop = running_loop()"]
-        for part in self._timed:
+        first, *others = self._timed
+        task = "(task := task_of($queue.loop)) is None"
+        lines = [
+            first.text(f"if ($queue := $limit.queue).thread != thread() or {task}:"),
+            INDENT + first.text(f"if ($queue := $limit.queue_of(running_loop())) is None or {task}:"),
+            *_indented(_indented([self._signature.slow])),
+        ]
+        loop = first.text("$queue.loop")
+        for part in others:
             lines += [
                 part.text(
-                    "if ($queue := $limit.queue).loop is not loop"
-                    " and ($queue := $limit.queue_of(loop)) is None:"
+                    f"if ($queue := $limit.queue).loop is not {loop}"
+                    f" and ($queue := $limit.queue_of({loop})) is None:"
                 ),
-                INDENT + self._signature.slow,
+                *_indented(["del task", self._signature.slow]),
             ]
         present = " or ".join(part.text("task in $queue.began") for part in self._timed)
-        lines += [
-            f"if (task := task_of(loop)) is None or {present}:",
-            *_indented(["del task", self._signature.slow]),
-        ]
+        lines += [f"if {present}:", *_indented(["del task", self._signature.slow])]
         lines += [part.text("if not $queue.is_armed: $queue.arm()") for part in self._timed]
         lines.append("cancels = task.cancelling()")
         return lines

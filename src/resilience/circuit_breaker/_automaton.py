@@ -25,7 +25,7 @@ there as well, and its ``bucket_end`` is never reached.
 """
 
 import math
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from resilience._core.permit import NEVER, Refusal
 from resilience._core.window import Cell, CountWindow, TimeWindow
@@ -206,9 +206,17 @@ class Automaton:
         if verdict is IGNORED:
             self.release(token, now)
             return
-        if token is self.cell and now < self.bucket_end and self._settle_at_rest(token, verdict, now):
+        is_shown = token is self.cell and now < self.bucket_end
+        if is_shown and verdict is GOOD:
+            cast("Cell", token).good += 1  # as generated code does
             return
         now = self._advance(now)
+        if is_shown and self._spare >= 1 and verdict is not THROTTLED and now < self.bucket_end:
+            self.ended[verdict] += 1
+            self._spare -= 1
+            self._window.add(now, bad=True)
+            self._row.add(cast("Cell", token))
+            return
         limit = self.settings.slow_call_duration
         slow = limit is not None and duration is not None and duration > limit
         bad = verdict is not Verdict.GOOD
@@ -222,20 +230,6 @@ class Automaton:
             self._good.add()
         if isinstance(token, Probe):
             self._settle_probe(token, now, bad=bad or slow, hint=hint, draw=draw)
-
-    def _settle_at_rest(self, cell: Any, verdict: Verdict, now: Seconds) -> bool:
-        """Count a result in *cell*, the one that is shown, if it surely changes nothing."""
-        if verdict is GOOD:
-            cell.good += 1  # as generated code does
-            return True
-        now = self._advance(now)
-        if self._spare < 1 or verdict is THROTTLED or now >= self.bucket_end:
-            return False
-        self.ended[verdict] += 1
-        self._spare -= 1
-        self._window.add(now, bad=True)
-        self._row.add(cell)
-        return True
 
     def release(self, token: Token, now: Seconds, *, cancelled: bool = False) -> None:  # noqa: ARG002  # every gate machine is told the time
         """Take *token* back; nothing is learnt. A probe's place is free again."""

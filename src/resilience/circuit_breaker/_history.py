@@ -19,11 +19,12 @@ class History:
     The changes of state in this process, and the time spent in each state.
 
     Attributes:
+        news: Transitions that `drain` has not returned yet. Whether there are any may be asked without the lock.
         transitions: How often each change of state happened, by (previous, state).
 
     """
 
-    __slots__ = ("_seconds", "_since", "_undrained", "transitions")
+    __slots__ = ("_seconds", "_since", "news", "transitions")
 
     def __init__(self, now: Seconds) -> None:
         self.clear(now)
@@ -31,7 +32,7 @@ class History:
     def clear(self, now: Seconds) -> None:
         """Begin at *now*, with nothing."""
         self.transitions: dict[tuple[CircuitState, CircuitState], int] = {}
-        self._undrained: deque[Transition] = deque(maxlen=TRANSITIONS_KEPT)
+        self.news: deque[Transition] = deque(maxlen=TRANSITIONS_KEPT)
         self._seconds = dict.fromkeys(CircuitState, 0.0)
         self._since = now
 
@@ -41,7 +42,7 @@ class History:
         self._seconds[transition.previous] += transition.at - self._since
         self._since = transition.at
         self.transitions[change] = self.transitions.get(change, 0) + 1
-        self._undrained.append(transition)
+        self.news.append(transition)
 
     def seconds(self, state: CircuitState, now: Seconds) -> dict[CircuitState, Seconds]:
         """Return the time spent in each state, the present one being *state*."""
@@ -49,15 +50,10 @@ class History:
         spent[state] += now - self._since
         return spent
 
-    @property
-    def has_news(self) -> bool:
-        """Whether `drain` would return any transition. May be asked without the lock."""
-        return bool(self._undrained)
-
     def drain(self) -> list[Transition]:
         """Return the transitions that were not reported yet, oldest first, and forget them."""
-        drained = list(self._undrained)
-        self._undrained.clear()
+        drained = list(self.news)
+        self.news.clear()
         return drained
 
 

@@ -264,7 +264,7 @@ class CircuitBreaker(Gate):
         self._changed()
 
     def _changed(self) -> None:
-        if not self._circuit.history.has_news:
+        if not self._circuit.history.news:
             return
         with self._lock:
             transitions = self._circuit.history.drain()

@@ -6,6 +6,7 @@ arguments and returns an exit code. A new command is a new module, and one line 
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SignalledError as signalled:
         print("stopped", file=sys.stderr)
         return SIGNALLED + signalled.number
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return SIGNALLED + signal.SIGINT
 
 
 def _parser() -> argparse.ArgumentParser:

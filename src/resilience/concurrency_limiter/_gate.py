@@ -13,6 +13,7 @@ from resilience._runtime.gate import Decision, Gate
 from resilience._runtime.hot import Fail, Hot
 from resilience._runtime.policy import Binding, Traits
 from resilience.concurrency_limiter._ask import Ask, check_hashable
+from resilience.concurrency_limiter._cell import Cell, Slot
 from resilience.concurrency_limiter._hot import hot
 from resilience.concurrency_limiter._limit import FixedLimit, Limit, Sample, terms_of
 from resilience.concurrency_limiter._machine import Bulkhead
@@ -34,7 +35,7 @@ class LimitGate(Gate):
     wait, and is looked up then.
     """
 
-    __slots__ = ("_bulkhead", "_has_ended", "_learning_from", "_partitions", "_pinned")
+    __slots__ = ("_bulkhead", "_has_ended", "_learning_from", "_partitions", "_pinned", "waiters")
 
     kind = "concurrency_limiter"
     learning = ("limit",)
@@ -55,6 +56,7 @@ class LimitGate(Gate):
         self._partitions = None if settings.shares is None else Partitions(settings, now, given)
         self._bulkhead = self._partitions or Bulkhead(settings, now, given)
         self._line = Queue(self._bulkhead)
+        self.waiters = self._line.waiters
         self._has_ended = False  # since the last look for a sample that is due
         self._learning_from: Sample | None = None
         self._pinned: int | None = None
@@ -147,11 +149,11 @@ class LimitGate(Gate):
         started: Seconds,  # noqa: ARG002  # the slot knows it
         retry_after: Seconds | None,  # noqa: ARG002  # when to return is a question of rate
     ) -> None:
-        self._bulkhead.settle(token, verdict, now)
+        self._bulkhead.settle(slot_of(token, now), verdict, now)
         self._has_ended = True
 
     def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:  # noqa: ARG002  # either way
-        self._bulkhead.release(token, now)
+        self._bulkhead.release(slot_of(token, now), now)
 
     def hot(self, binding: Binding) -> Hot | None:
         """Return what a call runs for which there is a place; none if it takes more than a count."""
@@ -164,22 +166,22 @@ class LimitGate(Gate):
     def _refuse(self) -> RejectedError | None:
         """Refuse a call, for generated code, if all places are taken; None if a flow must say."""
         cell = self._bulkhead.cell
-        if self._line.waiters or cell.inflight < cell.limit:
+        if self.waiters or cell.inflight < cell.limit:
             return None
         self.counts.rejected += 1
         return self._refused(NEVER)
 
     def _failing_at_rest(self, fail: Fail) -> Fail:
         """Return what does as *fail* does, at once where nobody learns from calls."""
-        bulkhead, waiters = self._bulkhead, self._line.waiters
+        bulkhead, waiters = self._bulkhead, self.waiters
 
         def at_once(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:
-            if type(bulkhead.source) is not FixedLimit:
+            cell = tokens[place]
+            if type(cell) is not Cell or type(bulkhead.source) is not FixedLimit:
                 fail(tokens, place, outcome, began)
                 return
             # As generated code gives it back: no call until it is done, at which an interrupt could strike.
-            slot, tokens[place] = tokens[place], None
-            cell, slot.cell = slot.cell, None
+            tokens[place] = None
             cell.inflight -= 1
             cell.others += 1
             if waiters:
@@ -268,6 +270,16 @@ class LimitGate(Gate):
         super()._after_fork()
         self._learning_from = None
         self._bulkhead.after_fork(_clock.monotonic(), given_by(self.counts))
+
+
+def slot_of(token: Slot | Cell, now: Seconds) -> Slot:
+    """
+    Return the slot that *token* is, or stands for.
+
+    Generated code and guards hold the cell alone, without a look at the clock: it is as if the call had taken
+    no time, which only a limit that came meanwhile asks.
+    """
+    return Slot(token, now) if isinstance(token, Cell) else token
 
 
 def given_by(counts: Counts) -> Callable[[], int]:

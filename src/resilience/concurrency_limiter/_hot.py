@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from resilience._runtime.admission import Counts
-from resilience._runtime.hot import Fail, Hot
+from resilience._runtime.hot import ELSE, Fail, Hot
 from resilience._runtime.line import Line
 from resilience._runtime.policy import Policy
 from resilience.concurrency_limiter._cell import Slot
@@ -25,10 +25,10 @@ def hot(
     learns = not isinstance(bulkhead.source, FixedLimit)
     is_timed = learns and bulkhead.needs_latency
     names = {
-        "limiter": policy, "bulkhead": bulkhead, "waiters": line.waiters, "counts": counts, "Slot": Slot,
+        "limiter": policy, "bulkhead": bulkhead, "line": line, "counts": counts, "Slot": Slot,
     }  # fmt: skip
     # In one go: who joined the line meanwhile would wait for the next call to end.
-    back = ("$cell.inflight -= 1", "if $waiters: $limiter._wake_next()")
+    back = ("$cell.inflight -= 1", "if $line._waiters: $limiter._wake_next()")
     timed = (
         "$cell.timed += 1",
         "$took = now - began",
@@ -40,18 +40,18 @@ def hot(
     sampled = "if now >= $bulkhead.window_end: $limiter._take_sample()"
     return Hot(
         names=names,
-        unless=("$waiters",),
+        unless=("$line._waiters",),
         take=(
             "$cell = $bulkhead.cell",
-            f"$cell.inflight = ($n := $cell.inflight) + ($fits := $n < $cell.{most})",
+            f"if ($n := $cell.inflight) < $cell.{most}: $cell.inflight = $n + 1",
         ),
-        refused="not $fits",
+        refused=ELSE,
         undo=(*back, "$counts.acquired -= 1"),
         release=back,
         good=(*(timed if is_timed else ()), *((sampled,) if learns else ())),
         let_go=("$cell.others += 1",),
-        # Without a clock it is as if the call had taken no time, which only a limit that came meanwhile asks.
-        token="$Slot($cell, began)" if is_timed else "$Slot($cell, clock.monotonic())",
+        # Without a clock the cell alone, from which the gate makes a slot if need be.
+        token="$Slot($cell, began)" if is_timed else "$cell",
         refuse=refuse,
         fail=fail,
         reads_began=is_timed,

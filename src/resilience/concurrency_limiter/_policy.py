@@ -6,10 +6,14 @@ from resilience._core.check import Check, is_finite
 from resilience._runtime.permit import Guard, Permit, Rejection
 from resilience._runtime.policy import all_right
 from resilience.concurrency_limiter._gate import LimitGate, checked
+from resilience.concurrency_limiter._guard import PlaceGuard
 from resilience.concurrency_limiter._limit import Limit
 from resilience.concurrency_limiter._settings import TOO_MANY, ConcurrencyLimiterSettings, Order, Shares
 from resilience.outcome import Classifier, ErrorMatch
 from resilience.typing import Seconds
+
+
+_new = object.__new__
 
 
 class ConcurrencyLimiter(LimitGate):
@@ -110,6 +114,11 @@ class ConcurrencyLimiter(LimitGate):
 
     def guard(self, *, share: Hashable = None) -> Guard:
         """Guard a block whose body runs once, in the share of *share*: see `try_acquire`, `Gate.guard`."""
+        if share is None and self._partitions is None:
+            guard = _new(PlaceGuard)  # its fields are set here: a call less
+            guard._gate, guard._ask, guard._is_used, guard._started = self, 1, False, 0.0
+            guard.token = None
+            return guard
         return Guard(self, self._asked_by_hand(share))
 
     @property

@@ -11,7 +11,7 @@ from resilience._runtime.arguments import name_problems
 from resilience.deadline import check_deadline
 from resilience.errors import ConfigError, IdempotencyKeyError, IdempotencyStoreError, Problem
 from resilience.idempotency._codec import Codec, JsonCodec, result_of
-from resilience.idempotency._context import CurrentClaim, carried, claimed
+from resilience.idempotency._context import carried
 from resilience.idempotency._envelope import Cipher
 from resilience.idempotency._fingerprint import arguments_of, fingerprint_value
 from resilience.idempotency._key import check_key, lookup_key
@@ -229,7 +229,7 @@ class _Work:
                 if isinstance(begun, Replayed):
                     return self.decoded(begun)
                 with begun:
-                    with self.inside(key, begun):
+                    with begun.work(key):
                         value = fn(*args, **kwargs)
                     content, problem = self.encoded(value)
                     self.check_kept(begun.complete(content), problem)
@@ -250,7 +250,7 @@ class _Work:
                 if isinstance(begun, Replayed):
                     return self.decoded(begun)
                 async with begun:
-                    with self.inside(key, begun):
+                    with begun.work(key):
                         value = await fn(*args, **kwargs)
                     content, problem = self.encoded(value)
                     self.check_kept(await begun.acomplete(content), problem)
@@ -297,10 +297,6 @@ class _Work:
             return _Around(None, None)
         connection = self.transaction(*args, **kwargs)
         return _Around(cast("Any", self.layer.store).transaction(connection), connection)
-
-    def inside(self, key: str, begun: Session) -> claimed:
-        """Return the block around the work itself."""
-        return claimed(CurrentClaim(key, begun, begun.epoch, takeover=begun.takeover))
 
     def encoded(self, value: object) -> tuple[bytes | None, Exception | None]:
         """Return the result as bytes, or what is wrong with it. The work is done, and must not be again."""

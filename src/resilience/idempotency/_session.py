@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from resilience.errors import IdempotencyStoreError
 from resilience.idempotency import _drive
+from resilience.idempotency._context import CurrentClaim, claimed
 from resilience.idempotency._drive import Ask, Steps
 from resilience.idempotency._heart import Retrying, spawn_retry, watch_in_loop
 from resilience.idempotency._machine import Claimed
@@ -48,6 +49,19 @@ class Session:
         self.takeover = False
         self.is_lost = False
         self.is_protected = True
+
+    def work(self, key: str) -> claimed:
+        """
+        Return the block around the work itself, in which `current_claim` and `child_key` know of it.
+
+        The requests that are made inside are not the one that is answered: the caller's `idempotency_key`
+        block does not count there.
+
+        Args:
+            key: The key, as the caller said it.
+
+        """
+        return claimed(CurrentClaim(key, self, self.epoch, takeover=self.takeover))
 
     def won(self, answer: Claimed) -> Self:
         """Begin."""
@@ -163,9 +177,12 @@ class Session:
         self._ended = True
         self._rest()
         layer = self._layer
-        sealed = None if content is None else layer.sealed(content, self._key)
-        values = (self._key, self._owner, sealed, layer.settings.ttl)
-        return (yield from self._ending("complete", values))
+        try:
+            sealed = None if content is None else layer.sealed(content, self._key)
+        except Exception:  # of a cipher: the work is done all the same, and must not be again
+            yield from self._ending("complete", (self._key, self._owner, None, layer.settings.ttl))
+            raise
+        return (yield from self._ending("complete", (self._key, self._owner, sealed, layer.settings.ttl)))
 
     def releasing(self) -> Steps[bool]:
         """Give the key back, as steps."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 from resilience import _clock
 from resilience.deadline import current_deadline, encode_timeout
 from resilience.errors import DeadlineExceededError
+from resilience.integrations._http_idempotency import field_for
 from resilience.integrations._http_request import Body, Replay, Watched
 from resilience.integrations._http_response import AsyncIncoming, Drain, SyncIncoming, Waits
 from resilience.integrations._http_settings import HttpSettings
@@ -72,6 +73,7 @@ class Exchange:
     __slots__ = (
         "_body",
         "_family",
+        "_key_field",
         "_limiters",
         "_own_waits",
         "_request",
@@ -82,7 +84,12 @@ class Exchange:
     )
 
     def __init__(
-        self, request: Any, settings: HttpSettings, limiters: Callable[[], Collection[RateLimiter]], name: str
+        self,
+        request: Any,
+        settings: HttpSettings,
+        limiters: Callable[[], Collection[RateLimiter]],
+        name: str,
+        origin: str,
     ) -> None:
         library = library_of(request)
         if library is None:
@@ -96,11 +103,11 @@ class Exchange:
         # Redirects and the legs of an authentication carry it on.
         self._sends: itertools.count[int] = request.extensions.setdefault(SENDS, itertools.count())
         self.until = current_deadline()
-        self.context = self._context()
+        key, self._key_field = field_for(request, settings, origin)
+        self.context = self._context(key)
 
-    def _context(self) -> CallContext:
-        request, header, replay = self._request, self._settings.idempotency_header, self._body.replay
-        key = None if header is None else request.headers.get(header)
+    def _context(self, key: str | None) -> CallContext:
+        request, replay = self._request, self._body.replay
         idempotent: bool | None = request.method in self._settings.idempotent_methods
         if replay is Replay.ONCE:
             idempotent, key = False, None
@@ -154,6 +161,11 @@ class Exchange:
         priority = current_priority()
         if priority is not Priority.NORMAL and settings.priority_header is not None:
             headers.setdefault(settings.priority_header, priority.value)
+        if settings.idempotency_header is not None:
+            if self._key_field is None:  # one that came with a redirect from elsewhere stays behind
+                headers.pop(settings.idempotency_header, None)
+            else:
+                headers.setdefault(settings.idempotency_header, self._key_field)
         self._body.begin()
         extensions = {**request.extensions, RESEND_COUNT: next(self._sends)}
         if waits.mapping:

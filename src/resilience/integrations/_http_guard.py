@@ -87,7 +87,8 @@ class Guard:
             warnings.warn(message, ConfigWarning, stacklevel=4)
 
     def _exchange(self, request: Any) -> Exchange:
-        return Exchange(request, self.settings, lambda: self._limiters(request), self.policy.name)
+        limiters, origin = lambda: self._limiters(request), origin_of(request)
+        return Exchange(request, self.settings, limiters, self.policy.name, origin)
 
     def _limiters(self, request: Any) -> list[RateLimiter]:
         """Return the limiters in the way of *request* that follow what a server says."""

@@ -1,6 +1,6 @@
 """What of an HTTP client may be set, beside its policies."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
@@ -24,6 +24,14 @@ class HttpSettings:
     idempotency_header: str | None = "Idempotency-Key"
     """Header that lets a request be repeated whatever its method; None for no such header."""
 
+    generate_keys: bool | Callable[[], str] = False
+    """Whether a request whose method may not be repeated gets a key if it has none: True for a random one (UUID
+    version 4), or what makes one. Default False: not every server honours keys, as the IETF draft says."""
+
+    bare_keys: bool = False
+    """Whether keys are sent without quotes, as servers want that take the header as it is. Default False: a
+    string of RFC 9651, as the IETF draft says."""
+
     idempotent_methods: Collection[str] = IDEMPOTENT_METHODS
     """Methods that may be repeated. Default: those of RFC 9110, 9.2.2, and QUERY."""
 
@@ -40,6 +48,10 @@ class HttpSettings:
             if (header := getattr(self, name)) is not None
             and not (isinstance(header, str) and header and _TOKEN.issuperset(header))
         ]
+        if not isinstance(self.generate_keys, bool) and not callable(self.generate_keys):
+            problems.append(Problem("generate_keys", self.generate_keys, "must be True, False or a callable"))
+        if not isinstance(self.bare_keys, bool):
+            problems.append(Problem("bare_keys", self.bare_keys, "must be True or False"))
         methods = self.idempotent_methods
         is_many = isinstance(methods, Collection) and not isinstance(methods, str)
         if not (is_many and all(isinstance(each, str) and each.isupper() for each in methods)):
@@ -61,6 +73,8 @@ class HttpOptions(TypedDict, total=False):
     timeout_header: str | None
     priority_header: str | None
     idempotency_header: str | None
+    generate_keys: bool | Callable[[], str]
+    bare_keys: bool
     idempotent_methods: Collection[str]
     drain_bytes: int
     drain_seconds: Seconds

@@ -46,6 +46,7 @@ def http_verdict(outcome: Outcome[object], context: CallContext) -> Verdict:
     |---|---|
     | 429; 503 with ``Retry-After``; 409 with it, if the request has an idempotency key | THROTTLED |
     | 504, and every timeout | TIMED_OUT |
+    | any status with ``Idempotent-Replayed: true``: an answer of old, which no repetition changes | GOOD |
     | 408, any other 5xx, any other error of the network, the server or a proxy | BAD |
     | any other status, 4xx among them: the server has answered | GOOD |
     | an error of the caller: a wrong URL, a body that is shorter than declared | IGNORED |
@@ -81,8 +82,15 @@ def http_verdict(outcome: Outcome[object], context: CallContext) -> Verdict:
     return any_error_is_bad(outcome, context)
 
 
+def _is_replayed(response: object) -> bool:
+    headers: Mapping[str, str] = getattr(response, "headers", None) or {}
+    return headers.get("Idempotent-Replayed", "").strip().lower() == "true"
+
+
 def _judge_status(outcome: Outcome[object], context: CallContext, status: int, response: object) -> Verdict:
     if status < _SERVER_ERROR and status not in {_REQUEST_TIMEOUT, _CONFLICT, _TOO_MANY_REQUESTS}:
+        return Verdict.GOOD
+    if _is_replayed(response):
         return Verdict.GOOD
     fields = fields_of(response)
     if status == _CONFLICT:

@@ -242,7 +242,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         "{request}",
         "Requests seen by the idempotency layer.",
         "resilience.idempotency.result",
-        bound=6,
+        bound=7,
     ),
     _counter(
         "resilience.sli.events", "{event}", "Valid SLI events.", "resilience.sli.result", owner=SLO, bound=2

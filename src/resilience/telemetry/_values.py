@@ -79,6 +79,7 @@ IDEMPOTENCY_RESULTS: Final[Members] = (
     ("replayed", "Stored response returned."),
     ("in_progress", "Same key still running."),
     ("mismatch", "Same key with another fingerprint."),
+    ("not_replayable", "Done already, with a response that was not kept."),
     ("missing_key", "Key required but absent."),
     ("store_error", "The store failed."),
 )

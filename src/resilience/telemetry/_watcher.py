@@ -231,7 +231,7 @@ def attempts(label: str, tracer: Tracer) -> Inner:
 
 
 def note(policy: str, details: Callable[[], Mapping[str, str]]) -> None:
-    """Tell the span in progress, if it is recording, what went wrong at *policy*; else ask for no *details*."""
+    """Tell the span in progress, if it is recording, what went wrong at *policy*; else ask no *details*."""
     try:
         span = trace.get_current_span()
         if span.is_recording():

@@ -126,7 +126,7 @@ class Timeout(Policy):
         settings = self._settings
         if settings.duration is None:
             return NOTHING
-        if callable(settings.duration) or settings.thread or _clock.fake is not None:
+        if callable(settings.duration) or settings.thread:
             return None
         usage.begin()  # before the code is made: the deadline is there for whoever looks
         return Hot(

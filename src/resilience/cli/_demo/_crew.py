@@ -12,7 +12,8 @@ import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import IO, Any, Final
+from types import TracebackType
+from typing import IO, Any, Final, Self
 
 from resilience.cli._exits import CannotRunError
 from resilience.typing import Seconds
@@ -129,11 +130,13 @@ class Crew:
         self.members: list[Member] = []
         self._group = asyncio.TaskGroup()
 
-    async def __aenter__(self) -> "Crew":
+    async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         return self
 
-    async def __aexit__(self, *raised: Any) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             leaving = [asyncio.create_task(member.leave()) for member in self.members]
             while leaving and any(not task.done() for task in leaving):
@@ -141,7 +144,7 @@ class Crew:
                     await asyncio.wait(leaving)
         finally:
             try:
-                await self._group.__aexit__(*raised)
+                await self._group.__aexit__(kind, error, trace)
             except BaseExceptionGroup as group:
                 raise group.exceptions[0] from None
 

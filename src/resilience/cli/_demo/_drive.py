@@ -38,13 +38,15 @@ class SideState:
         now: The latest reports, all together.
         exposition: Its metrics at the end, as Prometheus reads them.
         ports: Where its processes listen.
+        pids: The ids of its processes.
 
     """
 
-    takes: list[Take] = field(default_factory=list)
-    now: dict[str, Any] = field(default_factory=dict)
+    takes: list[Take] = field(default_factory=list[Take])
+    now: dict[str, Any] = field(default_factory=dict[str, Any])
     exposition: str = ""
-    ports: dict[str, int] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict[str, int])
+    pids: dict[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(slots=True)
@@ -83,12 +85,12 @@ async def play(stage: Stage, told: Callable[[], None]) -> None:
     async with Crew() as crew:
         ended: dict[Side, asyncio.Event] = {side: asyncio.Event() for side in SIDES}
         exposed: dict[Side, asyncio.Event] = {side: asyncio.Event() for side in SIDES}
-        members: dict[Side, dict[str, Member]] = {}
         starting = [
             _start(crew, stage, side, ended[side], exposed[side], number) for number, side in enumerate(SIDES)
         ]
-        for side, those in zip(SIDES, await asyncio.gather(*starting), strict=True):
-            members[side] = those
+        members = dict(zip(SIDES, await asyncio.gather(*starting), strict=True))
+        stage.phase = "all processes are ready"
+        told()
         for number, act in enumerate(stage.plan.acts):
             if number:
                 stage.phase = "restarting the dependencies"
@@ -103,9 +105,7 @@ async def play(stage: Stage, told: Callable[[], None]) -> None:
             stage.act = act
             for those in members.values():
                 seed = f"{stage.plan.seed}/{act.key}"
-                those["users"].tell(
-                    do="act", begin=stage.begun, seconds=act.seconds, rate=RATE, seed=seed
-                )
+                those["users"].tell(do="act", begin=stage.begun, seconds=act.seconds, rate=RATE, seed=seed)
             await _act(stage, act, members, told)
             for side in SIDES:
                 await ended[side].wait()
@@ -197,7 +197,9 @@ async def _start(
     state.ports["service"] = await service.port()
     users = await crew.start(f"{side} side's users", "load", users_said, service=state.ports["service"])
     await users.port()
-    return {"dependency": dependency, "service": service, "users": users}
+    those = {"dependency": dependency, "service": service, "users": users}
+    state.pids = {role: member.pid for role, member in those.items()}
+    return those
 
 
 def _sample(at: Seconds, take: Take, now: Mapping[str, Any]) -> Sample:

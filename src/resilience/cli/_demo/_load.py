@@ -11,14 +11,13 @@ from random import Random
 from typing import Any, Final
 
 from resilience.cli._demo._child import Line
+from resilience.cli._demo._measure import Record
 from resilience.cli._demo._plan import HOST, PATIENCE
 from resilience.typing import Seconds
 
 REQUEST: Final = b"GET /checkout HTTP/1.1\r\nHost: " + HOST.encode() + b"\r\n\r\n"
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Record = tuple[Seconds, bool, Seconds]
-"""When it was due, since the act began; whether it was answered well; seconds from then until its end."""
 
 
 class Users:
@@ -34,7 +33,7 @@ class Users:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def act(self, begin: Seconds, seconds: Seconds, rate: float, seed: str) -> None:
-        """Send *rate* requests per second from *begin*, a time of the monotonic clock, for so many *seconds*."""
+        """Send *rate* requests per second for so many *seconds* from *begin*, on the monotonic clock."""
         chance = Random(seed)  # noqa: S311  # chance in a demonstration, not in a lock
         due = begin
         while (due := due + chance.expovariate(rate)) < begin + seconds:

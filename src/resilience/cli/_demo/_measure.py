@@ -20,6 +20,10 @@ LATE: Final[Seconds] = 0.1
 """Lag of the load generator, in the 99th percentile, from which on the table says so."""
 
 
+Record = tuple[Seconds, bool, Seconds]
+"""When a request was due, since the act began; whether it was answered well; seconds from then to its end."""
+
+
 @dataclass(slots=True)
 class Sample:
     """What the processes of one side reported at one time of an act."""
@@ -49,9 +53,9 @@ class Take:
 
     """
 
-    records: list[tuple[Seconds, bool, Seconds]] = field(default_factory=list)
-    lags: list[Seconds] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list[Record])
+    lags: list[Seconds] = field(default_factory=list[Seconds])
+    samples: list[Sample] = field(default_factory=list[Sample])
     attempts: int = 0
     done: int = 0
 
@@ -70,12 +74,13 @@ def percentile(values: Sequence[float], share: Ratio) -> float | None:
 
 
 def bins(take: Take, seconds: Seconds) -> list[tuple[int, int]]:
-    """Return requests and good answers per bin, by the time they were due."""
-    counts = [[0, 0] for _ in range(max(1, round(seconds / BIN)))]
+    """Return requests and good answers per whole bin, by the time they were due."""
+    counts = [[0, 0] for _ in range(int(seconds / BIN + 1e-9))]
     for due, good, _ in take.records:
-        one = counts[min(int(due / BIN), len(counts) - 1)]
-        one[0] += 1
-        one[1] += good
+        number = int(due / BIN)
+        if number < len(counts):
+            counts[number][0] += 1
+            counts[number][1] += good
     return [(offered, good) for offered, good in counts]
 
 
@@ -108,7 +113,7 @@ def summary(take: Take, act: Act) -> dict[str, Any]:
         "p99_seconds": None if took is None else round(took, 3),
         "attempts_per_call": _share(take.attempts, offered),
         "wasted_work": None if not take.done else max(0.0, round(1 - good / take.done, 4)),
-        "recovery_seconds": recovery(take, act) if is_faulty else None,
+        "recovery_seconds": recovery(take, act) if act.kind == "capacity" else None,
         "budget_spent": None if not offered else round((offered - good) / offered / (1 - OBJECTIVE), 2),
         "lag_p99_seconds": None if lag is None else round(lag, 4),
     }

@@ -33,10 +33,10 @@ SPREAD: Final = 0.5
 """Sigma of that time."""
 
 QUEUE: Final = 300
-"""Requests that wait for a worker before one more is refused: 3.75 s of work, as deep as backlogs often are."""
+"""Requests that wait for a worker before one more is refused: 3.75 s of work; many servers take more."""
 
-WORKERS_IN_DIP: Final = 2
-"""Workers left in the dip: a third of the offered load can be served."""
+WORKERS_IN_DIP: Final = 3
+"""Workers left in the dip: half of the offered load can be served."""
 
 ERROR_SHARE: Final[Ratio] = 0.2
 """Share of the requests that a broken instance takes in the last act, and answers 500 at once."""
@@ -108,7 +108,7 @@ class Plan:
             Act(
                 key="dip",
                 title="Capacity dip",
-                says=f"The dependency loses {1 - WORKERS_IN_DIP / WORKERS:.0%} of its workers, and gets them back.",
+                says=f"{WORKERS - WORKERS_IN_DIP} of the dependency's {WORKERS} workers go, and come back.",
                 seconds=dip,
                 kind="capacity",
                 fault_from=0.15 * dip,

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ KEEP_ALIVE: Final = 600  # seconds, longer than the longest demo: no connection 
 
 
 @asynccontextmanager
-async def serving(app: Any, port: int = 0) -> AsyncIterator[tuple[int, "asyncio.Task[None]"]]:
+async def serving(app: Any, port: int = 0) -> AsyncGenerator[tuple[int, "asyncio.Task[None]"]]:
     """
     Serve *app* on loopback for as long as the block takes; give the port, and the task that serves.
 
@@ -25,7 +25,10 @@ async def serving(app: Any, port: int = 0) -> AsyncIterator[tuple[int, "asyncio.
     # Said to be TCP, so that asyncio sends small answers at once.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((HOST, port))
+        try:
+            listening.bind((HOST, port))
+        except OSError as error:
+            raise OSError(f"cannot listen on port {port}: {error.strerror}") from None
         listening.listen(512)
         server = uvicorn.Server(
             uvicorn.Config(
