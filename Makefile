@@ -10,7 +10,7 @@ VENV ?= .venv
 PYTHONS ?= 3.11 3.12 3.13
 ARGS ?=
 MUTANTS ?=
-DEMO ?= examples/flaky.py
+DEMO ?=
 COVERAGE ?= 95
 
 BIN := $(VENV)/bin
@@ -29,8 +29,8 @@ help: ## Say what each target does
 
 # --- for users and contributors -------------------------------------------------------------------------------
 
-demo: $(READY) ## See it work on a dependency that fails
-	@$(BIN)/python $(DEMO)
+demo: $(READY) ## Watch an outage with plain retries and with the golden path (DEMO="--duration 30")
+	@$(BIN)/resilience demo --output build/demo $(DEMO)
 
 test: $(READY) ## Run the whole suite on the installed wheel; coverage must hold
 ifeq ($(strip $(ARGS)),)

@@ -3,7 +3,7 @@
 import enum
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeAlias, TypeVar, cast
 
 from resilience._core.check import is_finite
@@ -122,6 +122,21 @@ class CallContext:
     priority: object | None = None
     attempt: int = 1
     deadline: float | None = None
+
+
+PLAIN: Final = CallContext()
+"""What is known about a call of which nothing is known."""
+
+_PLAIN_ATTEMPTS: Final = (PLAIN, *(CallContext(attempt=number) for number in range(2, 11)))
+
+
+def attempt_of(context: CallContext, number: int) -> CallContext:
+    """Return what is known about attempt *number* of the call with *context*."""
+    if context.attempt == number:
+        return context
+    if context is PLAIN and number <= len(_PLAIN_ATTEMPTS):
+        return _PLAIN_ATTEMPTS[number - 1]
+    return replace(context, attempt=number)
 
 
 Classifier: TypeAlias = Callable[[Outcome[object], CallContext], Verdict]

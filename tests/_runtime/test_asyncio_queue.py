@@ -210,6 +210,23 @@ def test_a_loop_that_went_on_in_another_thread_is_not_taken_for_the_one_here():
     assert left == [0]
 
 
+def test_a_loop_that_does_not_say_which_thread_runs_it_has_a_queue_too():
+    class Reticent(asyncio.SelectorEventLoop):
+        def __getattribute__(self, name):
+            if name == "_thread_id" and sys._getframe(1).f_globals is not vars(asyncio.base_events):
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    limit = Timeout(SHORT)
+    fetch = limit(nap)
+    with asyncio.Runner(loop_factory=Reticent) as runner:
+        with pytest.raises(TimeoutError):
+            runner.run(fetch())
+        assert runner.run(fetch(0)) == "late"
+        assert limit.queue.runner is not limit.queue.loop
+    assert asyncio.run(fetch(0)) == "late"
+
+
 def test_a_loop_that_was_closed_with_calls_in_it_is_let_go_of():
     limit = Timeout(LONG)
     fetch = limit(nap)

@@ -695,6 +695,7 @@ def test_trio_and_asyncio_take_turns(policies: Any) -> None:
     assert [asyncio.run(body()), trio.run(body), asyncio.run(body()), trio.run(body)] == ["here"] * 4
 
 
+# Fails for generated code, until that is mended: it takes the task of asyncio, whose loop stands still, for its own.
 def test_trio_run_by_a_task_of_asyncio_has_its_own_time(policies: Any) -> None:
     async def doze(seconds: float) -> str:
         await trio.sleep(seconds)

@@ -22,6 +22,19 @@ from resilience.deadline import bounded
 from resilience.typing import Seconds
 
 
+class _Runner:
+    """Says of a loop that is not made of asyncio's own what those say of themselves."""
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    @property
+    def _thread_id(self) -> int | None:
+        return get_ident() if asyncio._get_running_loop() is self._loop else None
+
+
 class Queue:
     """
     The calls under way in one event loop that all may take *seconds*, in the order in which they began.
@@ -30,7 +43,7 @@ class Queue:
 
     Attributes:
         loop: The event loop.
-        thread: The thread that runs it, as far as is known: cheaper to compare than to look for the loop.
+        runner: Knows which thread runs the loop at present: cheaper to compare than to look for the loop.
         seconds: How long each may take.
         began: For each task in here, when its call began. One that is gone before its call has ended was
             cancelled because its time was up.
@@ -38,14 +51,12 @@ class Queue:
 
     """
 
-    __slots__ = ("_context", "began", "is_armed", "loop", "seconds", "thread")
+    __slots__ = ("_context", "began", "is_armed", "loop", "runner", "seconds")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: Seconds) -> None:
-        self._context = (
-            Context()
-        )  # not that of the call which arms the timer: it would live as long as there are calls
+        self._context = Context()  # that of the call which arms the timer would live as long as calls come
         self.loop = loop
-        self.thread = get_ident()
+        self.runner: Any = loop if hasattr(loop, "_thread_id") else _Runner(loop)
         self.seconds = seconds
         self.began: dict[asyncio.Task[Any], Seconds] = {}
         self.is_armed = False

@@ -118,10 +118,10 @@ class Admission(Policy):
         with self._lock:
             now = _clock.monotonic()
             line = self._line_of(ask)
-            if line:  # who would keep everybody out for ever
-                line.forget_first_if_gone()
-            if line and line.bars(ask):  # nobody overtakes those who wait
-                return Refusal(self._wait_for(now, ask, line.permits))
+            if line._waiters:  # its own, as below: a look at who is in line is part of every call
+                line.forget_first_if_gone()  # who would keep everybody out for ever
+                if line._waiters and line.bars(ask):  # nobody overtakes those who wait
+                    return Refusal(self._wait_for(now, ask, line.permits))
             hold.token = decision = self._admit(now, ask)
             if self.counts_acquired and not isinstance(decision, Refusal):
                 self.counts.acquired += 1
@@ -215,9 +215,10 @@ class Admission(Policy):
     def _take_back(self, hold: Hold, verdict: Verdict, started: Seconds, retry_after: Seconds | None) -> None:
         """Settle what *hold* holds, if anything."""
         with self._lock:
-            if hold.is_empty:
+            token = hold.token
+            if token is None or token.__class__ is Refusal:
                 return
-            now, token = _clock.monotonic(), hold.token
+            now = _clock.monotonic()
             # None comes back: the token is taken and forgotten in one line.
             if verdict is Verdict.IGNORED:
                 hold.token = self._release(token, now, cancelled=False)

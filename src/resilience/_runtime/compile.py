@@ -9,6 +9,7 @@ as flows: before anything was taken, simply by making the call there; after the 
 The environment variable ``RESILIENCE_COMPILE=0`` lets every call go the slow way.
 """
 
+import builtins
 import inspect
 import itertools
 import linecache
@@ -50,7 +51,7 @@ def compiled(
 
 
 def _signature_of(fn: Callable[..., Any], name: str, *, is_async: bool) -> Signature | None:
-    """Return how *fn* is called, as text; None if nobody can know, or if a name is that of something else."""
+    """Return how *fn* is called, as text; None if nobody can know."""
     key = None
     if type(fn) is FunctionType:
         code = fn.__code__
@@ -63,14 +64,18 @@ def _signature_of(fn: Callable[..., Any], name: str, *, is_async: bool) -> Signa
         parameters = list(inspect.signature(fn, follow_wrapped=False).parameters.values())
     except (TypeError, ValueError):
         return None
-    is_clear = not any(text.is_reserved(each.name) for each in parameters)
-    signature = Signature(name, parameters, is_async=is_async) if is_clear else None
+    if not all(each.name.isidentifier() for each in parameters):
+        return None
+    signature = Signature(name, parameters, is_async=is_async)
     if key is not None and len(_signatures) < MOST_TEMPLATES:
         _signatures[key] = signature
     return signature
 
 
-_signatures: Final[dict[object, Signature | None]] = {}
+_signatures: Final[dict[object, Signature]] = {}
+
+_BUILTINS: Final = ("BaseException", "Exception", "KeyError", "isinstance", "type")
+"""Builtins that the text uses."""
 
 _STARRED: Final = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
@@ -135,10 +140,16 @@ class Wrapper:
 
     def function(self) -> FunctionType:
         """Return the function, which owns this object from here on."""
-        namespace, self._namespace = self._namespace, None  # the function's, which has a name for this object
+        namespace, self._namespace = (
+            self._namespace or {},
+            None,
+        )  # the function's: it has a name for this object
+        for name in (*namespace, *_BUILTINS):
+            if (own := self._signature.own(name)) != name:
+                namespace[own] = namespace[name] if name in namespace else vars(builtins)[name]
         self._stub, _ = _template(text.stub(self._signature), frozenset())
         by_position, by_keyword = _defaults_of(self._fn)
-        guarded = FunctionType(self._stub, namespace or {}, None, by_position)
+        guarded = FunctionType(self._stub, namespace, None, by_position)
         guarded.__kwdefaults__ = by_keyword
         self._guarded = weakref.ref(guarded)
         weakref.finalize(self, linecache.cache.pop, self._filename, None).atexit = False
@@ -205,13 +216,17 @@ class Wrapper:
             source = text.plain(self._signature)
         else:
             shapes = [hot for _, hot in hots]
-            source = _source(self._signature, shapes, for_deadline=usage.used, for_coroutine=self._looks)
+            trio = sys.modules.get("trio")
+            if trio is not None:
+                namespace[self._signature.own("in_trio_task")] = trio.lowlevel.in_trio_task
+            source = _source(self._signature, shapes, usage.used, self._looks, trio is not None)
             objects["plan"] = Plan(hots, self._policy.flow_for(self._name), self._fn, self._slow)
             for place, hot in enumerate(shapes, 1):
                 for name, value in hot.names.items():
                     objects[f"{name}_{place}"] = value
                 if hot.limit is not None:
                     objects[f"limit_{place}"] = hot.limit
+        objects = {self._signature.own(name): value for name, value in objects.items()}
         code, by_name = _template(source, frozenset(objects))
         for name in by_name:
             namespace[name] = objects[name]
@@ -344,13 +359,15 @@ _WORD: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(?![\w.])")
 """A name that is used itself."""
 
 
-def _source(signature: Signature, hots: list[Hot], *, for_deadline: bool, for_coroutine: bool) -> str:
+def _source(
+    signature: Signature, hots: list[Hot], for_deadline: bool, for_coroutine: bool, for_trio: bool
+) -> str:
     """Return the text for a function and policies, put together once for each kind of both."""
-    key = (signature.head, for_deadline, for_coroutine, *[hot.shape for hot in hots])
+    flags = {"for_deadline": for_deadline, "for_coroutine": for_coroutine, "for_trio": for_trio}
+    key = (signature.head, *flags.values(), *[hot.shape for hot in hots])
     source = _sources.get(key)
     if source is None:
-        parts = [Part(hot, place) for place, hot in enumerate(hots, 1)]
-        source = text.hot(signature, parts, for_deadline=for_deadline, for_coroutine=for_coroutine)
+        source = text.hot(signature, [Part(hot, place) for place, hot in enumerate(hots, 1)], **flags)
         if len(_sources) < MOST_TEMPLATES:
             _sources[key] = source
     return source

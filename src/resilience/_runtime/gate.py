@@ -84,11 +84,14 @@ class Gate(Admission):
                 hold.token = token
                 started = _clock.monotonic() if replay.began is None else replay.began
             else:
-                decision = yield from self._acquire(
-                    self._ask_of(call), self._max_wait, call.context.deadline, hold
-                )
+                ask = self._ask_of(call)
+                decision = self._decide(ask, hold)
                 if isinstance(decision, Refusal):
-                    return Outcome(error=self._refused(decision))
+                    decision = yield from self._refused_at_once(
+                        ask, decision, self._max_wait, call.context.deadline, hold
+                    )
+                    if isinstance(decision, Refusal):
+                        return Outcome(error=self._refused(decision))
                 started = _clock.monotonic()
             outcome = yield from inner(call)
             verdict = judge(outcome, call.context)

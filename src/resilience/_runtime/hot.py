@@ -72,9 +72,14 @@ class Hot:
         """All that the text depends on: policies with equal ones are written out alike."""
         return (
             self.unless, self.take, self.refused, self.taken, self.undo, self.release, self.good, self.let_go,
-            self.token, self.refuse is None, self.limit and self.limit.seconds,
-            self.reads_began, self.reads_now,
+            self.token, self.refuse is None, self.seconds, self.reads_began, self.reads_now,
         )  # fmt: skip
+
+    @property
+    def seconds(self) -> Seconds | None:
+        """How long a call may take by the settings that the code is made from; None if that is not bounded."""
+        settings: Any = self.names["settings"] if self.limit is not None else None
+        return None if settings is None else settings.duration
 
 
 NOTHING: Final = Hot()
@@ -107,11 +112,6 @@ class Limit(Protocol):
     """
 
     queue: Any
-
-    @property
-    def seconds(self) -> Seconds:
-        """How long a call may take."""
-        ...
 
     def queue_of(self, loop: Any) -> Any:
         """Return the queue of *loop*; None if calls must go the slow way there."""

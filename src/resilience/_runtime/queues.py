@@ -13,15 +13,16 @@ class NoQueue:
 
     Attributes:
         loop: No loop at all, not even the absence of one.
-        thread: No thread.
+        runner: What no thread runs.
 
     """
 
-    __slots__ = ("loop", "thread")
+    __slots__ = ("_thread_id", "loop", "runner")
 
     def __init__(self) -> None:
         self.loop: Any = self
-        self.thread: int | None = None
+        self.runner: Any = self
+        self._thread_id: int | None = None
 
 
 NO_QUEUE: Final = NoQueue()
@@ -53,5 +54,4 @@ class Queues:
                 for key in [key for key, other in self._queues.items() if other.loop.is_closed()]:
                     del self._queues[key]
                 self._queues[id(loop)] = queue = _asyncio_queue.Queue(loop, seconds)
-            queue.thread = threading.get_ident()  # a loop may be run by another thread than before
             return queue

@@ -2,24 +2,17 @@
 
 import inspect
 import keyword
+import re
 from collections.abc import Iterable
 from string import Template
-from typing import Any, Final, cast
+from typing import Final
 
 from resilience._runtime.hot import ELSE, NOTHING, Hot
-from resilience.typing import Seconds
 
 INDENT: Final = "    "
 
-NAMES: Final = frozenset(
-    {
-        "at", "BaseException", "began", "block", "cancels", "clock", "CoroutineType", "dict", "end_of_time",
-        "error", "Exception", "failure", "first", "fn", "guarded_call", "isinstance", "KeyError", "loop",
-        "now", "plan", "reject", "replay", "Replay", "running_loop", "set_block", "slow", "task", "task_of",
-        "thread", "type", "until", "value", "wrapper",
-    }
-)  # fmt: skip
-"""Names that the text uses; a function with a parameter of such a name goes the slow way."""
+_WORD: Final = re.compile(r"(?<![.\w'])[A-Za-z_]\w*")
+"""A name of the text's own: no attribute, and no word in quotes."""
 
 _STARS: Final[dict[object, str]] = {
     inspect.Parameter.VAR_POSITIONAL: "*",
@@ -33,32 +26,49 @@ class Signature:
 
     Attributes:
         head: The line that a definition of the function begins with.
-        passed: The arguments of a call that hands all of them on.
-        args: Two expressions: a tuple of the positional arguments, a dict of those by keyword.
+        passed: Stands for the arguments of a call that hands all of them on.
+        args: Stands for two expressions: a tuple of the positional arguments, a dict of those by keyword.
         awaited: What stands before a call: ``await`` or nothing.
         is_async: Whether it is a coroutine function.
 
     """
 
+    passed: Final = "\1"
+    args: Final = "\2"
+
     def __init__(self, name: str, parameters: list[inspect.Parameter], *, is_async: bool) -> None:
         self.is_async = is_async
         self.awaited = "await " if is_async else ""
-        self.function = _function_name(name)
-        self.head = f"{'async def' if is_async else 'def'} {self.function}({_declared(parameters)}):"
-        self.passed = _passed(parameters)
-        keywords = [each for each in parameters if each.kind in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
-        positional = [each for each in parameters if each not in keywords]
-        self.args = f"({_passed(positional)}{',' if positional else ''}), dict({_passed(keywords)})"
+        last = name.rpartition(".")[2]
+        function = last if last.isidentifier() and not keyword.iskeyword(last) else "guarded_call"
+        self.head = f"{'async def' if is_async else 'def'} {function}({_declared(parameters)}):"
+        self._taken = frozenset(each.name for each in parameters)
+        positional = [each for each in parameters if each.kind not in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
+        self._written = {
+            self.passed: _passed(parameters),
+            self.args: f"({_passed(positional)}{',' if positional else ''}), {{{_named(parameters)}}}",
+        }
+
+    def own(self, name: str) -> str:
+        """Return what *name* is called in the text: another name, if a parameter is called so."""
+        while name in self._taken:
+            name += "_"
+        return name
+
+    def text(self, body: list[str]) -> str:
+        """Return the text of a function with that *body*."""
+        lines = "\n".join([self.head, *_indented(body)]) + "\n"
+        head, rest = lines[: len(self.head)], lines[len(self.head) :]
+        if self._taken:
+            rest = _WORD.sub(lambda found: self.own(found[0]), rest)
+        for mark, written in self._written.items():
+            rest = rest.replace(mark, written)
+        return head + rest
 
     @property
     def slow(self) -> str:
         """The statement that makes the call the slow way."""
         return f"return {self.awaited}slow({self.passed})"
-
-
-def is_reserved(name: str) -> bool:
-    """Whether generated text cannot use *name*, as it uses it otherwise: what ends so is a policy's."""
-    return name in NAMES or not name.isidentifier() or name.rpartition("_")[2].isdigit()
 
 
 class Part:
@@ -100,15 +110,17 @@ class _Names(dict[str, str]):
 
 def stub(signature: Signature) -> str:
     """Return the text of a function before there is code for it, or after that has become old."""
-    return _function(signature, [f"return {signature.awaited}first({signature.args})"])
+    return signature.text([f"return {signature.awaited}first({signature.args})"])
 
 
 def plain(signature: Signature) -> str:
     """Return the text of a function whose every call goes the slow way."""
-    return _function(signature, [signature.slow])
+    return signature.text([signature.slow])
 
 
-def hot(signature: Signature, parts: list[Part], *, for_deadline: bool, for_coroutine: bool) -> str:
+def hot(
+    signature: Signature, parts: list[Part], *, for_deadline: bool, for_coroutine: bool, for_trio: bool
+) -> str:
     """
     Return the text of a function with the success path of all *parts*.
 
@@ -117,23 +129,23 @@ def hot(signature: Signature, parts: list[Part], *, for_deadline: bool, for_coro
         parts: The policies, the first the outermost.
         for_deadline: Whether to look for a deadline that may be in force.
         for_coroutine: Whether to look, once, whether a plain function returns a coroutine.
+        for_trio: Whether to look whether a task of trio calls, which an event loop of asyncio may run, too.
 
     """
     if not for_deadline and not for_coroutine and all(part.hot == NOTHING for part in parts):
-        return _function(signature, [f"return {signature.awaited}fn({signature.passed})"])
-    body = _Body(signature, parts, for_coroutine=for_coroutine)
-    return _function(signature, body.lines(for_deadline=for_deadline))
-
-
-def _function(signature: Signature, body: list[str]) -> str:
-    return "\n".join([signature.head, *_indented(body)]) + "\n"
+        return signature.text([f"return {signature.awaited}fn({signature.passed})"])
+    body = _Body(signature, parts, for_coroutine=for_coroutine, for_trio=for_trio)
+    return signature.text(body.lines(for_deadline=for_deadline))
 
 
 class _Body:
     """The lines of one function, section by section."""
 
-    def __init__(self, signature: Signature, parts: list[Part], *, for_coroutine: bool) -> None:
-        self._signature, self._parts, self._for_coroutine = signature, parts, for_coroutine
+    def __init__(
+        self, signature: Signature, parts: list[Part], *, for_coroutine: bool, for_trio: bool
+    ) -> None:
+        self._signature, self._parts = signature, parts
+        self._for_coroutine, self._for_trio = for_coroutine, for_trio
         self._inner_first = parts[::-1]
         self._timed = [part for part in parts if part.hot.limit is not None]
         self._reads_began = bool(self._timed) or any(part.hot.reads_began for part in parts)
@@ -188,15 +200,16 @@ class _Body:
     @property
     def _nearest(self) -> Part:
         """The limit that ends first; of equals, the innermost."""
-        return min(reversed(self._timed), key=_duration)
+        return min(reversed(self._timed), key=lambda part: part.hot.seconds or 0.0)
 
     def _find_queues(self) -> list[str]:
         if not self._timed:
             return []
         first, *others = self._timed
         task = "(task := task_of($queue.loop)) is None"
-        lines = [
-            first.text(f"if ($queue := $limit.queue).thread != thread() or {task}:"),
+        lines = ["if in_trio_task():", INDENT + self._signature.slow] if self._for_trio else []
+        lines += [
+            first.text(f"if ($queue := $limit.queue).runner._thread_id != thread() or {task}:"),
             INDENT + first.text(f"if ($queue := $limit.queue_of(running_loop())) is None or {task}:"),
             *_indented(_indented([self._signature.slow])),
         ]
@@ -304,11 +317,6 @@ class _Body:
         return lines
 
 
-def _duration(part: Part) -> Seconds:
-    settings: Any = part.hot.names["settings"]
-    return cast("Seconds", settings.duration)
-
-
 def _surely(first: str, then: list[str]) -> list[str]:
     """Return the call *first*, and *then* also if a signal comes during the call."""
     return ["try:", INDENT + first, "finally:", *_indented(then)] if then else [first]
@@ -316,11 +324,6 @@ def _surely(first: str, then: list[str]) -> list[str]:
 
 def _indented(lines: Iterable[str]) -> list[str]:
     return [INDENT + line for line in lines]
-
-
-def _function_name(name: str) -> str:
-    last = name.rpartition(".")[2]
-    return "guarded_call" if is_reserved(last) or keyword.iskeyword(last) else last
 
 
 def _declared(parameters: list[inspect.Parameter]) -> str:
@@ -344,4 +347,12 @@ def _passed(parameters: list[inspect.Parameter]) -> str:
     return ", ".join(
         _STARS.get(each.kind, "") + (f"{each.name}=" if each.kind is each.KEYWORD_ONLY else "") + each.name
         for each in parameters
+    )
+
+
+def _named(parameters: list[inspect.Parameter]) -> str:
+    keywords = [each for each in parameters if each.kind in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
+    return ", ".join(
+        f"'{each.name}': {each.name}" if each.kind is each.KEYWORD_ONLY else f"**{each.name}"
+        for each in keywords
     )

@@ -2,13 +2,13 @@
 # ruff: noqa: N801  # PEP 8: a class that is used as a callable is named like a function
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TypeAlias, cast
 
 from resilience._core.check import Check, is_finite
 from resilience.backoff._jittered import full_jitter
 from resilience.backoff._schedule import LONGEST, Backoff, Delays
-from resilience.outcome import CallContext
+from resilience.outcome import CallContext, attempt_of
 from resilience.typing import Seconds
 
 DelayFunction: TypeAlias = Callable[[CallContext], Seconds | None]
@@ -65,7 +65,7 @@ class _Computed:
     def before(self, retry: int, draw: float) -> Seconds:
         # Asked in any case: it may have to remember the retry.
         otherwise = self._otherwise.before(retry, draw)
-        delay = self._settings.function(replace(self._context, attempt=retry))
+        delay = self._settings.function(attempt_of(self._context, retry))
         return min(LONGEST, delay) if is_finite(delay) and delay >= 0 else otherwise
 
 

@@ -19,7 +19,7 @@ class History:
     The changes of state in this process, and the time spent in each state.
 
     Attributes:
-        news: Transitions that `drain` has not returned yet. Whether there are any may be asked without the lock.
+        news: Transitions that `drain` has not returned yet. May be looked at without the lock.
         transitions: How often each change of state happened, by (previous, state).
 
     """

@@ -13,9 +13,6 @@ from resilience.outcome import Classifier, ErrorMatch
 from resilience.typing import Seconds
 
 
-_new = object.__new__
-
-
 class ConcurrencyLimiter(LimitGate):
     """
     Let at most *limit* calls run at once; refuse the others, or let a few wait their turn.
@@ -115,9 +112,12 @@ class ConcurrencyLimiter(LimitGate):
     def guard(self, *, share: Hashable = None) -> Guard:
         """Guard a block whose body runs once, in the share of *share*: see `try_acquire`, `Gate.guard`."""
         if share is None and self._partitions is None:
-            guard = _new(PlaceGuard)  # its fields are set here: a call less
-            guard._gate, guard._ask, guard._is_used, guard._started = self, 1, False, 0.0
+            guard = PlaceGuard()
             guard.token = None
+            guard._gate = self
+            guard._ask = 1
+            guard._is_used = False
+            guard._started = 0.0
             return guard
         return Guard(self, self._asked_by_hand(share))
 

@@ -16,7 +16,6 @@ from resilience.idempotency._envelope import Cipher
 from resilience.idempotency._fingerprint import arguments_of, fingerprint_value
 from resilience.idempotency._key import check_key, lookup_key
 from resilience.idempotency._layer import IdempotencyLayer, Replayed, layer_problems
-from resilience.idempotency._session import Session
 from resilience.idempotency._settings import IdempotencySettings
 from resilience.idempotency._store import Store
 from resilience.typing import Seconds

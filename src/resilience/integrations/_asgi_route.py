@@ -48,6 +48,11 @@ def template_of(scope: Scope) -> str | None:
     return normalised(template) if template is not None and ":" in template else template
 
 
+def is_told_by_route(scope: Scope) -> bool:
+    """Whether the route alone says what `template_of` returns: no mount nor included router led to it."""
+    return not ("app_root_path" in scope or "fastapi" in scope or "path_template" in scope)
+
+
 def _template_of_route(scope: Scope, route: Any) -> str | None:
     # Mounts leave where the application itself is.
     prefix = _template_of_mounts(scope) if "app_root_path" in scope else ""

@@ -2,11 +2,19 @@
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeAlias
 
-from resilience import ConcurrencyLimitedError, ConcurrencyLimiter, Permit, Priority, Verdict, priority_scope
+from resilience import (
+    ConcurrencyLimitedError,
+    ConcurrencyLimiter,
+    Permit,
+    Priority,
+    Rejection,
+    Verdict,
+    priority_scope,
+)
 from resilience.errors import ConfigError, Problem
 from resilience.integrations._asgi_messages import (
     ABOUT_BLANK,
@@ -24,6 +32,8 @@ from resilience.integrations._asgi_messages import (
 from resilience.typing import Seconds
 
 _PRIORITIES: Final = {priority.value: priority for priority in Priority}
+Leave: TypeAlias = Callable[[None, None, None], object]
+
 _UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e]")
 
 
@@ -124,46 +134,30 @@ class LoadSheddingMiddleware:
             await self._admit(scope, receive, send)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.limiter.settings.max_wait > 0:
-            guard = self.limiter.guard()
+        limiter, settings = self.limiter, self.limiter.settings
+        leave: Leave | None = None
+        retry_after: Seconds | None = None
+        permit: Permit | Rejection | None = None
+        if type(settings.limit) is not int and not settings.max_wait:
+            permit = limiter.try_acquire()
+            retry_after = None if permit else permit.retry_after
+        else:
+            guard = limiter.guard()
             try:
-                permit = await guard.__aenter__()
+                permit = await guard.__aenter__() if settings.max_wait else guard.__enter__()
             except ConcurrencyLimitedError as error:
                 retry_after = error.retry_after
-            else:
-                await self._serve(permit, scope, receive, send)
-                return
-        else:
-            answer = self.limiter.try_acquire()
-            if isinstance(answer, Permit):
-                await self._serve(answer, scope, receive, send)
-                return
-            retry_after = answer.retry_after
-        await self._refuse(send, retry_after)
-
-    async def _serve(self, permit: Permit, scope: Scope, receive: Receive, send: Send) -> None:
-        status = 0
-        has_ended = is_streamed = False
-
-        async def watched_send(message: Message) -> None:
-            nonlocal has_ended, is_streamed, status
-            if not status:
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                await send(message)
-                return
-            await send(message)
-            if not has_ended:
-                if ends_answer(message):
-                    has_ended = True
-                    settle(permit, Verdict.IGNORED if is_streamed else verdict_on(status))
-                else:
-                    is_streamed = True
-
+            if type(settings.limit) is int:
+                leave = guard.__exit__  # nobody learns from the answer, and this is cheap
+        if not permit:
+            # Not where the error was caught: what fails from here on did not come of it.
+            await self._refuse(send, retry_after)
+            return
+        place = _Place(permit, leave, send)
         try:
-            await self.app(scope, receive, watched_send)
+            await self.app(scope, receive, place.send)
         finally:
-            if not permit.is_empty:
+            if not place.is_free:
                 permit.release()
 
     async def _refuse(self, send: Send, retry_after: Seconds | None) -> None:
@@ -182,12 +176,40 @@ class LoadSheddingMiddleware:
         )
 
 
-def settle(permit: Permit, verdict: Verdict) -> None:
-    """Give the place back. A user's limit that fails to learn does not break the request."""
-    try:
-        permit.settle(verdict)
-    except Exception:  # noqa: BLE001  # see above
-        permit.release()
+class _Place:
+    """The place of one request, which is free when its answer has been sent."""
+
+    __slots__ = ("_is_streamed", "_leave", "_permit", "_send", "_status", "is_free")
+
+    def __init__(self, permit: Permit, leave: Leave | None, send: Send) -> None:
+        self._permit, self._leave, self._send = permit, leave, send
+        self._status = 0
+        self._is_streamed = self.is_free = False
+
+    def send(self, message: Message) -> Awaitable[None]:
+        # No coroutine of its own where there is nothing to do afterwards: they are what a layer costs.
+        kind = message["type"]
+        if not self._status:
+            if kind == "http.response.start":
+                self._status = message["status"]
+        elif not self.is_free:
+            if not message.get("more_body") if kind == "http.response.body" else ends_answer(message):
+                return self._sent(message)
+            self._is_streamed = True
+        return self._send(message)
+
+    async def _sent(self, message: Message) -> None:
+        await self._send(message)
+        if self.is_free:
+            return
+        self.is_free = True
+        if self._leave is not None:
+            self._leave(None, None, None)
+            return
+        try:
+            self._permit.settle(Verdict.IGNORED if self._is_streamed else verdict_on(self._status))
+        except Exception:  # noqa: BLE001  # a user's limit that fails to learn does not break the request
+            self._permit.release()
 
 
 def verdict_on(status: int) -> Verdict:

@@ -25,8 +25,8 @@ class HttpSettings:
     """Header that lets a request be repeated whatever its method; None for no such header."""
 
     generate_keys: bool | Callable[[], str] = False
-    """Whether a request whose method may not be repeated gets a key if it has none: True for a random one (UUID
-    version 4), or what makes one. Default False: not every server honours keys, as the IETF draft says."""
+    """Whether a request whose method may not be repeated gets a key if it has none: True for a random one
+    (UUID version 4), or what makes one. Default False: not every server honours keys (the IETF draft)."""
 
     bare_keys: bool = False
     """Whether keys are sent without quotes, as servers want that take the header as it is. Default False: a

@@ -57,8 +57,9 @@ class ResilientTransport(_Base):
     `http_verdict`; what may be repeated, and what travels in headers, in `HttpSettings`.
 
     Args:
-        policy: A policy or pipeline. With ``per="host"`` each host gets a copy of it; it may be a callable that
-            makes one there, or a `Keyed` without ``key=``. Policies without a classifier judge by `http_verdict`.
+        policy: A policy or pipeline. With ``per="host"`` each host gets a copy of it; it may be a callable
+            that makes one there, or a `Keyed` without ``key=``. Policies without a classifier judge by
+            `http_verdict`.
         wrapped: What sends: a transport of httpx or httpx2.
         per: ``"host"`` for policies of its own for each scheme, host and port, at most 10 000 of them (as
             many as the `Keyed` says); None for one set. Default None.

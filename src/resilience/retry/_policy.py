@@ -3,7 +3,6 @@
 import random
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, Final, cast, get_args
 
 from resilience import _clock
@@ -19,7 +18,7 @@ from resilience._runtime.watch import watch
 from resilience.backoff import Backoff, DelayFunction
 from resilience.errors import ConfigError, DeadlineExceededError, Problem, RejectedError
 from resilience.events import emit
-from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict
+from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict, attempt_of
 from resilience.retry import _tenacity
 from resilience.retry._hot import Begun, Paying, hot
 from resilience.retry._progress import Progress, StopReason, has_run
@@ -243,12 +242,17 @@ class Retry(Policy):
                 yield from progress.discard(attempt, outcome)
                 del outcome
                 self.delay += decision
-                yield Sleep(decision)
-                if progress.is_too_late(attempt.context, _clock.monotonic()):
+                # The first time at once, if that is what was asked for. Later it waits even then, so that a
+                # function which always fails at once leaves an event loop time for others.
+                if decision > 0 or attempt is not call:
+                    yield Sleep(decision)
+                if progress.is_bounded(attempt.context) and progress.is_too_late(
+                    attempt.context, _clock.monotonic()
+                ):
                     reason = "deadline_exceeded"
                     late: Outcome[Any] = Outcome(error=progress.error or DeadlineExceededError(started=True))
                     return self._final(progress, late, reason, attempt.context.attempt)
-                attempt = call.again(replace(call.context, attempt=attempt.context.attempt + 1))
+                attempt = call.again(attempt_of(call.context, attempt.context.attempt + 1))
                 outcome = yield from self._further(attempt, inner)
                 progress.release()
         except BaseException:

@@ -86,7 +86,7 @@ class Progress:
         delay = self._delay(attempt, outcome, now)
         if settings.stop is not None and settings.stop(self._state(attempt, outcome, now, delay)):
             return "attempts_exhausted"
-        if self.is_too_late(context, now + delay):
+        if self.is_bounded(context) and self.is_too_late(context, now + delay):
             return "deadline_exceeded"
         if self._budget is not None:
             charge = self._budget.try_withdraw(verdict)
@@ -96,6 +96,10 @@ class Progress:
             self.charges += charge
         self._slept += delay
         return delay
+
+    def is_bounded(self, context: CallContext) -> bool:
+        """Whether an attempt can be too late at all."""
+        return context.deadline is not None or self._settings.max_duration is not None
 
     def is_too_late(self, context: CallContext, start: Seconds) -> bool:
         """Whether an attempt that begins at *start* is not worth beginning."""

@@ -1,5 +1,6 @@
 """What a caller may set on a retry."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -68,6 +69,8 @@ class RetrySettings:
 
 def is_tenacity(candidate: object, family: str = "") -> bool:
     """Whether *candidate* is one of tenacity's objects, of a *family*: ``retry``, ``stop`` or ``wait``."""
+    if "tenacity" not in sys.modules:
+        return False
     names = {f"{family}_base"} if family else {"retry_base", "stop_base", "wait_base"}
     return any(
         base.__name__ in names and base.__module__.partition(".")[0] == "tenacity"

@@ -258,6 +258,8 @@ class RetryBudget:
 
     def release(self) -> None:
         """Note that a further attempt ended, however it did. Only the in-flight family looks at it."""
+        if not isinstance(self._settings, InflightSettings):
+            return
         with self._lock:
             self._machine.release()
 

@@ -32,16 +32,20 @@ class RatioBudget:
 
     __slots__ = (
         "_deposit",
+        "_end",
         "_epoch",
         "_floor",
         "_floor_at",
         "_left",
         "_made",
         "_now",
+        "_oldest",
         "_pending",
         "_rate",
         "_reserve",
         "_settings",
+        "_spent",
+        "_unspent",
         "_width",
         "denied",
         "granted",
@@ -53,10 +57,9 @@ class RatioBudget:
     def __init__(self, settings: RatioSettings, now: Seconds) -> None:
         self._now = now
         self._pending = 0
-        self._made = [0] * SLICES  # what was deposited in each slice, at its number modulo SLICES
-        self._left = [0] * SLICES  # what of it is not spent
         self.granted = self.denied = self.refunded = 0
         self._take(settings)
+        self._clear()
         self._floor = self._reserve
         self._floor_at = now
 
@@ -64,6 +67,7 @@ class RatioBudget:
         self._settings = settings
         self._width = settings.ttl / SLICES
         self._epoch = self._epoch_of(self._now)
+        self._end = (self._epoch + 1) * self._width  # of the present slice
         # Rounded up, so that three calls at a third make a token.
         self._deposit = math.ceil(settings.ratio * TOKEN)
         self._rate = settings.min_per_second * TOKEN
@@ -78,15 +82,25 @@ class RatioBudget:
         self._advance(now)
         cost = cost_of(self._settings, verdict)
         owed = cost * TOKEN
-        if sum(self._left) + self._floor < owed:
+        left, unspent = self._left, self._unspent
+        if unspent + self._floor < owed:
             self.denied += 1
             return 0
         self.granted += 1
-        for epoch in range(self._epoch - SLICES + 1, self._epoch + 1):
-            part = min(owed, self._left[epoch % SLICES])
-            self._left[epoch % SLICES] -= part
-            owed -= part
-        self._floor -= owed
+        spending = owed if owed < unspent else unspent
+        self._floor -= owed - spending
+        self._unspent = unspent - spending
+        epoch = max(self._oldest, self._epoch - SLICES + 1)
+        while spending:
+            there = left[epoch % SLICES]
+            if spending < there:
+                left[epoch % SLICES] = there - spending
+                break
+            left[epoch % SLICES] = 0
+            spending -= there
+            epoch += 1
+        self._oldest = epoch
+        self._spent = max(self._spent, epoch)
         return min(cost, self._settings.cost)
 
     def fail(self, verdict: Verdict, now: Seconds) -> None:
@@ -104,15 +118,21 @@ class RatioBudget:
         self._advance(now)
         self.refunded += charges
         due = charges * TOKEN
-        for epoch in range(self._epoch, self._epoch - SLICES, -1):
-            part = min(due, self._made[epoch % SLICES] - self._left[epoch % SLICES])
-            self._left[epoch % SLICES] += part
-            due -= part
+        made, left = self._made, self._left
+        for epoch in range(min(self._spent, self._epoch), self._epoch - SLICES, -1):
+            if spent := made[epoch % SLICES] - left[epoch % SLICES]:
+                part = due if due < spent else spent
+                left[epoch % SLICES] += part
+                self._unspent += part
+                self._oldest = min(self._oldest, epoch)
+                due -= part
+                if not due:
+                    return
         self._floor = min(self._reserve, self._floor + due)
 
     def level(self, now: Seconds) -> int:
         self._advance(now)
-        return (sum(self._left) + self._floor) // (self._settings.cost * TOKEN)
+        return (self._unspent + self._floor) // (self._settings.cost * TOKEN)
 
     def limit(self, now: Seconds) -> int:
         self._advance(now)
@@ -120,12 +140,12 @@ class RatioBudget:
 
     def configure(self, settings: RatioSettings, now: Seconds) -> None:
         self._advance(now)
-        made, left = sum(self._made), sum(self._left)
+        made, left = sum(self._made), self._unspent
         self._take(settings)
         # The slices may have another length now: what they hold counts as deposited in the present one.
         self._clear()
         self._made[self._epoch % SLICES] = made
-        self._left[self._epoch % SLICES] = left
+        self._left[self._epoch % SLICES] = self._unspent = left
         self._floor = min(self._reserve, self._floor)
 
     def after_fork(self, now: Seconds) -> None:
@@ -134,19 +154,38 @@ class RatioBudget:
         self.granted = self.denied = self.refunded = 0
 
     def _clear(self) -> None:
-        self._made = [0] * SLICES
-        self._left = [0] * SLICES
+        self._made = [0] * SLICES  # what was deposited in each slice, at its number modulo SLICES
+        self._left = [0] * SLICES  # what of it is not spent
+        self._unspent = 0  # the sum of that
+        self._oldest = self._epoch - SLICES  # none before it has anything left
+        self._spent = self._epoch  # nothing was spent of any after it
 
     def _advance(self, now: Seconds) -> None:
-        now = max(now, self._now)
+        if now < self._now:
+            now = self._now
+        if now < self._end:
+            if self._pending:
+                self._add(self._epoch, self._pending * self._deposit)
+                self._pending = 0
+            self._fill(now)
+            self._now = now
+            return
         epoch = self._epoch_of(now)
         for fresh in range(max(self._epoch, epoch - SLICES) + 1, epoch + 1):
+            self._unspent -= self._left[fresh % SLICES]
             self._made[fresh % SLICES] = self._left[fresh % SLICES] = 0
         if self._pending:
             self._spread(self._pending * self._deposit, now, epoch)
             self._pending = 0
-        self._floor, self._floor_at = filled(self._floor, self._reserve, self._rate, self._floor_at, now)
+        self._fill(now)
         self._now, self._epoch = now, epoch
+        self._end = (epoch + 1) * self._width
+
+    def _fill(self, now: Seconds) -> None:
+        if self._floor == self._reserve:
+            self._floor_at = now
+            return
+        self._floor, self._floor_at = filled(self._floor, self._reserve, self._rate, self._floor_at, now)
 
     def _epoch_of(self, now: Seconds) -> int:
         """Return the number of the slice of *now*: slice k begins at the product k * width."""
@@ -169,3 +208,6 @@ class RatioBudget:
     def _add(self, epoch: int, tokens: int) -> None:
         self._made[epoch % SLICES] += tokens
         self._left[epoch % SLICES] += tokens
+        self._unspent += tokens
+        if epoch < self._oldest:
+            self._oldest = epoch

@@ -1,6 +1,5 @@
 """Stop waiting when time runs out."""
 
-import math
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -135,12 +134,6 @@ class Timeout(Policy):
             token="'time'",  # noqa: S106  # no secret
             fail=self._fail,
         )
-
-    @property
-    def seconds(self) -> Seconds:
-        """How long a call may take, for generated code; endless where that is not fixed."""
-        duration = self._settings.duration
-        return math.inf if duration is None or callable(duration) else duration
 
     def queue_of(self, loop: Any) -> Any:
         """Return the calls under way in *loop*, for generated code; None if that is not asyncio's."""

@@ -114,9 +114,9 @@ def _result(stage: Stage, number: int) -> dict[str, Any]:
                 "key": act.key,
                 "title": act.title,
                 "says": act.says,
-                "seconds": act.seconds,
-                "fault_from": act.fault_from,
-                "fault_to": act.fault_to,
+                "seconds": round(act.seconds, 3),
+                "fault_from": None if act.kind == "none" else round(act.fault_from, 3),
+                "fault_to": None if act.kind == "none" else round(act.fault_to, 3),
                 "naive": naive,
                 "resilient": resilient,
             }

@@ -48,7 +48,8 @@ def report(result: dict[str, Any], stage: Stage) -> str:
 
 
 def _table(result: dict[str, Any]) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("act", "client", *ROWS))
+    names = '<th scope="col">act</th><th scope="col" class="left">client</th>'
+    head = names + "".join(f'<th scope="col">{escape(name)}</th>' for name in ROWS)
     rows: list[str] = []
     for act in result["acts"]:
         for side in SIDES:
@@ -59,13 +60,15 @@ def _table(result: dict[str, Any]) -> str:
             names = f'data-act="{act["key"]}" data-side="{side}"'
             rows.append(f'<tr {names}>{first}<th scope="row">{side}</th>{values}</tr>')
     objective = result["settings"]["objective"]
-    caption = (
-        f"Figures of this one run. Budget spent: 1.0 x is all that an objective of {objective:.0%} leaves "
-        "for the act. Work for nobody: share of the dependency's work whose result no user got."
+    caption = "Figures of this one run"
+    meaning = (
+        "p99: of the requests that were answered well. Wasted work: share of the dependency's work whose "
+        f"result no user got. Budget spent: 1.0 x is all that an objective of {objective:.0%} leaves for the act."
     )
     return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="scroll" role="region" aria-label="{caption}" tabindex="0"><table>'
+        f"<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<p class="soft">{escape(meaning)}</p>'
     )
 
 

@@ -17,7 +17,7 @@ def show_result(console: Console, result: dict[str, Any], output: Path) -> None:
     table.add_column("act")
     table.add_column("client")
     for row in ROWS:
-        table.add_column(row, justify="right")
+        table.add_column(row, justify="right", min_width=12 if row.startswith("recovered") else None)
     for act in result["acts"]:
         for side in SIDES:
             style = "" if side == "naive" else "bold"

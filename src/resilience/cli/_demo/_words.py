@@ -40,14 +40,7 @@ def recovered(act: dict[str, Any], side: str) -> str:
     return f"{value:.1f} s" if value is not None else f"not in {act['seconds'] - act['fault_to']:.1f} s"
 
 
-ROWS: Final = (
-    "success",
-    "p99 of the good",
-    "attempts per call",
-    "work for nobody",
-    "recovered after",
-    "budget spent",
-)
+ROWS: Final = ("success", "p99", "attempts per call", "wasted work", "recovered after", "budget spent")
 """What is said of each side in each act."""
 
 
