@@ -65,21 +65,27 @@ class Result:
         return self.gate is not None and self.verdict != "met"
 
 
-def run(rows: Sequence[Row], *, rounds: int = ROUNDS, margin: float = 0.0) -> list[Result]:
+def run(
+    rows: Sequence[Row], *, rounds: int = ROUNDS, margin: float = 0.0, held: bool = False
+) -> list[Result]:
     """Measure *rows*; those in the same scope that end alike are interleaved."""
     results: list[Result] = []
-    for scope, colour, ends_well in product(SCOPES, COLOURS, (True, False)):
+    for is_late, scope, colour, ends_well in product((False, True), SCOPES, COLOURS, (True, False)):
         some = [
             row
             for row in rows
-            if row.scope is scope and colour in row.colours and (row.ending is None) is ends_well
+            if row.is_late is is_late
+            and row.scope is scope
+            and colour in row.colours
+            and (row.ending is None) is ends_well
         ]
         figures = _figures(some, colour, rounds) if some else {}
         for row in some:
             strict = figures.get(STRICTLY.format(row.name))
             ratio = None if strict is None else strict.ratio
             figure = figures.get(row.name)
-            results.append(Result(row.name, colour, row.gate(colour), figure, ratio, margin))
+            gate = row.bound(colour) if held else row.gate(colour)
+            results.append(Result(row.name, colour, gate, figure, ratio, margin))
     order = {row.name: number for number, row in enumerate(rows)}
     return sorted(results, key=lambda each: (COLOURS.index(each.colour), order[each.name]))
 
@@ -153,9 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = ", ".join([*(row.name for row in ROWS), OTHERS])
         print(f"no row is called so; there are: {names}", file=sys.stderr)
         return 2
-    # First: rows leave a process in which a deadline was used.
+    results = run(wanted, rounds=rounds, margin=options.margin, held=options.held)
     findings = others.found(is_short=options.short, margin=options.margin) if asks_others else []
-    results = run(wanted, rounds=rounds, margin=options.margin)
     is_missed = any(each.is_missed for each in (*results, *findings))
     tables = [table(results, rounds)] if results else []
     tables += [others.table(findings)] if findings else []
@@ -181,6 +186,9 @@ def _parser() -> argparse.ArgumentParser:
         "--only", action="append", metavar="ROW", help=f"rows whose name contains this, or {OTHERS}"
     )
     parser.add_argument("--margin", type=float, default=0.0, help="how far above its gate a figure may lie")
+    parser.add_argument(
+        "--held", action="store_true", help="hold rows to what was reached, not to their gates"
+    )
     parser.add_argument("--short", action="store_true", help="fewer rounds, smaller worlds")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--markdown", action="store_true", help="print the tables of the page on performance")

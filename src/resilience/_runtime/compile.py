@@ -18,6 +18,7 @@ import re
 import sys
 import weakref
 from collections.abc import Callable
+from functools import lru_cache
 from types import CodeType, CoroutineType, FunctionType
 from typing import Any, Final
 
@@ -30,13 +31,19 @@ from resilience._runtime.text import Part, Signature
 from resilience.deadline import _innermost as block
 from resilience.deadline import usage
 
+MOST_TEMPLATES: Final = 1_000
+"""Texts and code that are kept of each sort; what comes after is made each time."""
+
 _numbers = itertools.count(1)
 
 
 def is_on() -> bool:
     """Whether functions are generated: not if the environment says no, and not without a GIL."""
-    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-    return os.environ.get("RESILIENCE_COMPILE", "1") != "0" and has_gil
+    has_gil = getattr(sys, "_is_gil_enabled", None)
+    return _IS_WANTED and (has_gil is None or has_gil())
+
+
+_IS_WANTED: Final = os.environ.get("RESILIENCE_COMPILE", "1") != "0"
 
 
 def compiled(
@@ -234,7 +241,7 @@ class Wrapper:
             objects[each[1:]] if isinstance(each, str) and each[:1] == _MARK else each
             for each in code.co_consts
         )
-        linecache.cache[self._filename] = (len(source), None, source.splitlines(True), self._filename)
+        linecache.cache[self._filename] = (len(source), None, _lines(source), self._filename)
         return made_in, code.replace(co_consts=consts, co_filename=self._filename)
 
 
@@ -375,5 +382,7 @@ def _source(
 
 _sources: Final[dict[object, str]] = {}
 
-MOST_TEMPLATES: Final = 1_000
-"""Texts and code that are kept of each sort; what comes after is made each time."""
+
+@lru_cache(MOST_TEMPLATES)
+def _lines(source: str) -> list[str]:
+    return source.splitlines(keepends=True)

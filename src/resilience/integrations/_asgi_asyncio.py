@@ -1,11 +1,19 @@
 """How a request is cut short on asyncio."""
 
 import asyncio
-from contextlib import suppress
+import sys
+import threading
+from asyncio import CancelledError, Task
+from contextvars import Context
 from types import TracebackType
-from typing import Self
+from typing import Any, Final
 
 from resilience.typing import Seconds
+
+STEP: Final[Seconds] = 1 / 256
+"""Seconds within which all deadlines of an event loop share a timer: a power of two, so that sums are exact."""
+
+_here: Final = threading.local()
 
 
 def is_running() -> bool:
@@ -16,39 +24,98 @@ def is_running() -> bool:
         return False
 
 
+class Timers:
+    """
+    The blocks under way in one event loop, by the step in which their time is up.
+
+    Each step has one timer, which stays when nobody needs it any more: to enter a block or to leave it is to
+    put it into a dict or to take it out. Only the loop's own thread uses it.
+
+    Attributes:
+        loop: The event loop.
+
+    """
+
+    __slots__ = ("_context", "_steps", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._context = Context()  # not that of the request which sets a timer: it would live as long
+        self._steps: dict[int, dict[Cut, None]] = {}
+
+    def add(self, cut: "Cut", left: Seconds) -> "dict[Cut, None]":
+        """Let *cut* be made when *left* seconds have passed, unless it is taken out of what is returned."""
+        step = int((self.loop.time() + left) / STEP) + 1  # late by one step at most, never early
+        cuts = self._steps.get(step)
+        if cuts is None:
+            cuts = self._steps[step] = {}
+            self.loop.call_at(step * STEP, self._ring, step, context=self._context)
+        cuts[cut] = None
+        return cuts
+
+    def _ring(self, step: int) -> None:
+        for cut in self._steps.pop(step):
+            cut.make()
+
+
+def timers_of(loop: asyncio.AbstractEventLoop) -> Timers:
+    """Return the timers of *loop*, which runs in this thread."""
+    timers: Timers | None = getattr(_here, "timers", None)
+    if timers is None or timers.loop is not loop:
+        timers = _here.timers = Timers(loop)  # of another loop: its own timers keep the former ones
+    return timers
+
+
 class Cut:
     """
     Cancel the block when *left* seconds have passed, and leave it without an error of its own then.
 
-    Like ``asyncio.timeout``, it cancels once: the application's own cleaning up is not cancelled again.
+    Like ``asyncio.timeout``, it cancels once: the application's own cleaning up is not cancelled again. And a
+    cancellation by somebody else leaves as it came.
 
     Attributes:
         was_made: Whether the block was cancelled, even if it ended as it liked.
 
     """
 
-    __slots__ = ("_timeout", "was_made")
+    __slots__ = ("_cancels", "_cuts", "_left", "_task", "was_made")
+
+    _cuts: dict["Cut", None]
+    _task: "Task[Any]"
 
     def __init__(self, left: Seconds) -> None:
-        self._timeout = asyncio.timeout_at(asyncio.get_running_loop().time() + left)
+        self._left = left
         self.was_made = False
 
-    async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
-        return self
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        if task is None:
+            raise RuntimeError("a request is served in a task")
+        self._task = task
+        self._cancels = task.cancelling()
+        self._cuts = timers_of(loop).add(self, self._left)
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self.was_made = self._timeout.expired()
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError:
-            # The timeout's own: an error of the block came in as *error*, and leaves by itself.
+        if not self.was_made:
+            self._cuts.pop(self, None)
+            return False
+        is_ours = self._task.uncancel() <= self._cancels
+        if is_ours and isinstance(error, CancelledError):
             return True
+        if is_ours and error is not None:
+            _tell(error)
         return False
+
+    def make(self) -> None:
+        """Cancel the block: its time is up."""
+        self.was_made = True
+        self._task.cancel()
 
     def lift(self) -> None:
         """Let the block take as long as it likes from here on, unless it was cut short already."""
-        with suppress(RuntimeError):  # cut already, or over
-            self._timeout.reschedule(None)
+        self._cuts.pop(self, None)
+
+

@@ -90,17 +90,16 @@ class RatioBudget:
         spending = owed if owed < unspent else unspent
         self._floor -= owed - spending
         self._unspent = unspent - spending
-        epoch = max(self._oldest, self._epoch - SLICES + 1)
-        while spending:
+        for epoch in range(max(self._oldest, self._epoch - SLICES + 1), self._epoch + 1):
+            self._oldest = epoch
+            if epoch > self._spent:
+                self._spent = epoch
             there = left[epoch % SLICES]
             if spending < there:
                 left[epoch % SLICES] = there - spending
                 break
             left[epoch % SLICES] = 0
             spending -= there
-            epoch += 1
-        self._oldest = epoch
-        self._spent = max(self._spent, epoch)
         return min(cost, self._settings.cost)
 
     def fail(self, verdict: Verdict, now: Seconds) -> None:

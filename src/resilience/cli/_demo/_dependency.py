@@ -31,7 +31,7 @@ class Dependency:
         self.arrived = 0
         self.done = 0
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002  # ASGI
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002  # every ASGI application takes it
         self.arrived += 1
         if self._chance.random() < self._errors:
             await answer(send, 500, b"broken")

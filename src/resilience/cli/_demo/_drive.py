@@ -19,6 +19,7 @@ from resilience.cli._demo._plan import (
     Plan,
     Side,
 )
+from resilience.cli._exits import CannotRunError
 from resilience.typing import Seconds
 
 SOON: Final[Seconds] = 0.3
@@ -26,6 +27,10 @@ SOON: Final[Seconds] = 0.3
 
 SETTLE: Final[Seconds] = 0.7
 """Between two acts: longer than nearly any request that is at work when the dependency is restarted."""
+
+
+ANSWER: Final[Seconds] = PATIENCE + 15.0
+"""How long a process may take to say that it is done: more than a busy machine needs."""
 
 
 @dataclass(slots=True)
@@ -107,15 +112,29 @@ async def play(stage: Stage, told: Callable[[], None]) -> None:
                 seed = f"{stage.plan.seed}/{act.key}"
                 those["users"].tell(do="act", begin=stage.begun, seconds=act.seconds, rate=RATE, seed=seed)
             await _act(stage, act, members, told)
-            for side in SIDES:
-                await ended[side].wait()
+            await _soon(ended, "users")
         stage.act = None
         stage.phase = "collecting metrics"
         told()
         for those in members.values():
             those["service"].tell(do="expose")
-        for side in SIDES:
-            await exposed[side].wait()
+        await _soon(exposed, "service")
+
+
+async def _soon(events: Mapping[Side, asyncio.Event], role: str) -> None:
+    """
+    Wait until both sides said so.
+
+    Raises:
+        CannotRunError: One does not.
+
+    """
+    for side, event in events.items():
+        try:
+            async with asyncio.timeout(ANSWER):
+                await event.wait()
+        except TimeoutError:
+            raise CannotRunError(f"the {side} side's {role} did not answer for {ANSWER:.0f} s") from None
 
 
 async def _act(

@@ -101,7 +101,7 @@ class Service:
         app = DeadlineMiddleware(app, default=PATIENCE)
         self.app: Any = SLIMiddleware(app, slos=[self._slo])
 
-    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002  # ASGI
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002  # every ASGI application takes it
         if scope["path"] == "/metrics":
             await answer(send, 200, generate_latest(), b"text/plain; version=0.0.4; charset=utf-8")
         elif scope["path"] != "/checkout":
