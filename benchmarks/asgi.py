@@ -19,11 +19,21 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from resilience import ConcurrencyLimiter
-from resilience.integrations.asgi import DeadlineMiddleware, LoadSheddingMiddleware, SLIMiddleware
+from resilience.idempotency.stores import MemoryStore
+from resilience.integrations.asgi import (
+    DeadlineMiddleware,
+    IdempotencyMiddleware,
+    LoadSheddingMiddleware,
+    SLIMiddleware,
+)
+from resilience.limits import Aimd
 from resilience.slo import SLO
 
 MOST = 2.5
 """What a layer of this package may cost, in layers that do nothing."""
+
+PASSED = 1.5
+"""What one may cost for a request that it only passes on, in the same."""
 
 DEEP = 5  # layers of a kind around the application, so that their cost stands out from its own
 REQUESTS = 40
@@ -73,6 +83,16 @@ def base_http(inner):
     return BaseHTTPMiddleware(inner, dispatch)
 
 
+def idempotency(inner, **settings):
+    return IdempotencyMiddleware(
+        inner, store=MemoryStore(), principal=lambda scope: "ann", methods={"GET", "POST"}, **settings
+    )
+
+
+def idempotency_by_path(inner):
+    return idempotency(inner, paths=["/orders/{id}", "/payments"], required=["/payments"])
+
+
 # Name, layer, headers of the request, and the bound; None for others' layers.
 ROWS = (
     ("SLIMiddleware, one objective", lambda inner: SLIMiddleware(inner, [objective()]), HEADERS, MOST),
@@ -92,6 +112,14 @@ ROWS = (
         HEADERS,
         MOST,
     ),
+    (
+        "LoadSheddingMiddleware, a limit that learns",
+        lambda inner: LoadSheddingMiddleware(inner, ConcurrencyLimiter("bench", limit=Aimd())),
+        HEADERS,
+        MOST,
+    ),
+    ("IdempotencyMiddleware, a request without a key", idempotency, HEADERS, PASSED),
+    ("IdempotencyMiddleware, the same where paths and required are set", idempotency_by_path, HEADERS, None),
     ("Starlette's BaseHTTPMiddleware", base_http, HEADERS, None),
     ("opentelemetry-instrumentation-asgi, without an SDK", OpenTelemetryMiddleware, HEADERS, None),
 )

@@ -124,17 +124,17 @@ class CallContext:
     deadline: float | None = None
 
 
-PLAIN: Final = CallContext()
+_PLAIN: Final = CallContext()
 """What is known about a call of which nothing is known."""
 
-_PLAIN_ATTEMPTS: Final = (PLAIN, *(CallContext(attempt=number) for number in range(2, 11)))
+_PLAIN_ATTEMPTS: Final = (_PLAIN, *(CallContext(attempt=number) for number in range(2, 11)))
 
 
-def attempt_of(context: CallContext, number: int) -> CallContext:
+def _attempt_of(context: CallContext, number: int) -> CallContext:  # pyright: ignore[reportUnusedFunction]  # see retry
     """Return what is known about attempt *number* of the call with *context*."""
     if context.attempt == number:
         return context
-    if context is PLAIN and number <= len(_PLAIN_ATTEMPTS):
+    if context is _PLAIN and number <= len(_PLAIN_ATTEMPTS):
         return _PLAIN_ATTEMPTS[number - 1]
     return replace(context, attempt=number)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections import Counter
 
 import pytest
@@ -2198,3 +2199,40 @@ class OperatedCircuitRules(CircuitRules):
 
 TestCircuit = CircuitRules.TestCase
 TestOperatedCircuit = OperatedCircuitRules.TestCase
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_failure_that_surely_changes_nothing_is_counted_as_any_other(seed):
+    chance = random.Random(seed)
+    ratio = chance.choice([None, 0.1, 0.3, 0.5, 0.9, 1.0])
+    row = chance.choice([None, 3, 8]) if ratio is not None else chance.choice([3, 8])
+    window = chance.choice([{"sampling_duration": 3.0}, {"sampling_calls": chance.choice([12, 30, 100])}])
+    settings = {"failure_ratio": ratio, "consecutive_failures": row, "minimum_throughput": 12, **window}
+    quick, careful = Scene(**settings), Scene(**settings)
+    badness, held = chance.choice([0.05, 0.2, 0.45, 0.95]), []
+    for _ in range(600):
+        wait, draw = chance.choice([0.0, 0.0, 0.01, 0.2, -0.1, 2.0]), chance.random()
+        for scene in (quick, careful):
+            scene.wait(wait)
+            scene.circuit._spare = scene.circuit._spare if scene is quick else 0
+        admitted = quick.admit(draw), careful.admit(draw)
+        assert [isinstance(each, Refusal) for each in admitted] in ([True, True], [False, False])
+        if not isinstance(admitted[0], Refusal):
+            held.append(admitted)
+        if held and chance.random() < 0.9:
+            verdict = chance.choice([BAD, BAD, TIMED_OUT, THROTTLED]) if draw < badness else GOOD
+            for scene, token in zip((quick, careful), held.pop(chance.randrange(len(held))), strict=True):
+                scene.circuit._spare = scene.circuit._spare if scene is quick else 0
+                scene.settle(token, verdict)
+        states = [
+            (
+                scene.state,
+                scene.circuit.ended,
+                scene.circuit.good,
+                scene.circuit.cell is None,
+                scene.circuit.snapshot(scene.now),
+                scene.circuit.failure_ratio(scene.now),
+            )
+            for scene in (quick, careful)
+        ]
+        assert states[0] == states[1]

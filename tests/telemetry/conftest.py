@@ -16,12 +16,12 @@ from .otel import Otel
 @pytest.fixture
 def otel() -> Iterator[Otel]:
     """An SDK that telemetry goes to, and names as in a new process."""
+    everybody, census._census = census._census, census._Census()  # other tests' policies are alive, too
     census.labels.clear()
-    census._census._kept.clear()
-    census.labels.most = 1_000_000  # other tests' policies are alive, too
     reader._highest.clear()
     for counts in state._counts.values():  # they stay, for what is guarded counts there
         counts._zero()
+        census.enroll(counts)
     error_types._known.clear()
     state._bridge._windows.clear()
     sdk = Otel()
@@ -35,7 +35,7 @@ def otel() -> Iterator[Otel]:
         call_metrics=False,
         spans=False,
     )
-    census.labels.most = census.MOST_NAMES
+    census._census = everybody
     sdk.meters.shutdown()
     sdk.tracers.shutdown()
     sdk.loggers.shutdown()

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk._logs import LoggerProvider, export
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric, Sum
 from opentelemetry.sdk.trace import TracerProvider
@@ -21,6 +21,10 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "double": (int, float),
     "boolean": bool,
 }
+# Its name, and that of the field below, are younger than the oldest SDK that is supported.
+MemoryExporter: Any = (
+    getattr(export, "InMemoryLogRecordExporter", None) or vars(export)["InMemoryLogExporter"]
+)
 Series = dict[tuple[tuple[str, str], ...], float]
 
 
@@ -30,7 +34,7 @@ class Otel:
 
     meters: MeterProvider = None  # type: ignore[assignment]  # its own, unless given with the reader
     reader: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
-    written: InMemoryLogRecordExporter = field(default_factory=InMemoryLogRecordExporter)
+    written: Any = field(default_factory=MemoryExporter)
     ended: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
 
     def __post_init__(self) -> None:
@@ -71,11 +75,19 @@ class Otel:
 
     def events(self) -> list[Any]:
         """The log records so far."""
-        return [each.log_record for each in self.written.get_finished_logs()]
+        return [named(each.log_record) for each in self.written.get_finished_logs()]
 
     def spans(self) -> list[Any]:
         """The spans that have ended so far."""
         return list(self.ended.get_finished_spans())
+
+
+def named(record: Any) -> Any:
+    """Return a log record whose name is in a field of its own, also where the SDK has none."""
+    if not hasattr(record, "event_name"):
+        record.attributes = dict(record.attributes)
+        record.event_name = record.attributes.pop("event.name")
+    return record
 
 
 def faults(otel: Otel) -> list[str]:

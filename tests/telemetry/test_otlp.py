@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from resilience.telemetry._events import EVENT, EVENTS, SPANS
 from resilience.telemetry._logs import severity_of
@@ -196,9 +197,9 @@ def test_events_arrive_with_the_severity_of_what_happened(received: Received) ->
 
 def test_everything_arrives_under_one_scope_with_its_schema(received: Received) -> None:
     came = [*received.metrics, *received.logs, *received.spans]
-    assert {each.schema_url for each in ours(came)} == {SCHEMA_URL}
-    named = [each for each in came if getattr(each.item, "name", "").startswith("resilience.")]
-    assert {each.scope for each in named} == {SCOPE}
+    if "event_name" in LogRecord.DESCRIPTOR.fields_by_name:  # exporters from before it send no schemas
+        assert {each.schema_url for each in ours(came)} == {SCHEMA_URL}
+    assert {each.scope for each in came if getattr(each.item, "name", "").startswith("resilience.")} == {SCOPE}
 
 
 def test_totals_of_a_service_and_its_client_agree(received: Received) -> None:

@@ -17,11 +17,13 @@ def sdk():
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
     from opentelemetry.sdk._logs import LoggerProvider
-    from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-    reader, written = InMemoryMetricReader(), InMemoryLogRecordExporter()
+    from opentelemetry.sdk._logs import export
+    # Its name, and that of the field below, are younger than the oldest SDK that is supported.
+    exporter = getattr(export, "InMemoryLogRecordExporter", None) or export.InMemoryLogExporter
+    reader, written = InMemoryMetricReader(), exporter()
     metrics.set_meter_provider(MeterProvider([reader]))
     loggers = LoggerProvider()
-    loggers.add_log_record_processor(SimpleLogRecordProcessor(written))
+    loggers.add_log_record_processor(export.SimpleLogRecordProcessor(written))
     _logs.set_logger_provider(loggers)
     return reader, written
 def successes(reader, name):
@@ -35,7 +37,8 @@ def successes(reader, name):
                         if found == {"resilience.policy.name": name, "resilience.retry.stop_reason": "success"}:
                             return point.value
 def events(written):
-    return [each.log_record.event_name for each in written.get_finished_logs()]
+    records = [each.log_record for each in written.get_finished_logs()]
+    return [getattr(each, "event_name", None) or each.attributes["event.name"] for each in records]
 """
 
 

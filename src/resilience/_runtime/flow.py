@@ -12,8 +12,7 @@ is thrown into the flow, which gives back what it holds and lets the exception p
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from resilience.outcome import PLAIN as PLAIN
-from resilience.outcome import CallContext, Outcome
+from resilience.outcome import _PLAIN, CallContext, Outcome
 from resilience.typing import Seconds
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 Flow: TypeAlias = Generator["Command", Any, Outcome[Any]]
 Inner: TypeAlias = Callable[["Call"], Flow]
 Held: TypeAlias = Callable[[Outcome[Any] | None], None]
+
+PLAIN = _PLAIN
 
 
 class Call:

@@ -111,7 +111,6 @@ class Gate(Admission):
 
     def failing(self, judge: Judge) -> Fail:
         """Return what settles a call that failed in generated code, as `step_for` does."""
-
         settling_frees = self.settling_frees
 
         def fail(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:

@@ -214,20 +214,21 @@ class Replay:
 
     def settle(self) -> bool:
         """Let policies take their part, from the innermost outwards; return whether that was all of them."""
-        outcome, tokens = cast("Outcome[Any]", self._outcome), self.tokens
+        outcome, tokens, began = cast("Outcome[Any]", self._outcome), self.tokens, self.began
+        policies, hots = self.plan.policies, self.plan.hots
         is_cut = self.at is not None  # those further in were cut short, and have learnt nothing
         for place in range(len(tokens) - 1, -1, -1):
-            policy = self.plan.policies[place]
+            policy = policies[place]
             if is_cut:
                 if policy is self.at:
                     is_cut = False
                 elif tokens[place] is not None:
                     tokens[place] = policy._give_back_token(tokens[place])
                 continue
-            fail = self.plan.hots[place].fail
+            fail = hots[place].fail
             if fail is None:
                 return False
-            fail(tokens, place, outcome, self.began)
+            fail(tokens, place, outcome, began)
             if tokens[place] is not None:
                 return False
             self.at = policy

@@ -4,7 +4,8 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from resilience import _clock
 from resilience._runtime import drive
@@ -15,6 +16,9 @@ from resilience.outcome import CallContext, Classifier, Outcome
 
 if TYPE_CHECKING:
     from resilience._runtime.policy import Policy
+
+_GENERATES: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_AWAITS: Final = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
 
 ContextOf: TypeAlias = Callable[..., CallContext]
 """Takes the arguments of a call and returns what is known about it."""
@@ -70,24 +74,37 @@ def source(guarded: Callable[..., Any]) -> str:
 
 def call(policy: "Policy", fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call *fn* once under *policy*."""
-    if is_async(fn):
-        msg = f"{name_of(fn)} is a coroutine function: use acall()"
-        raise TypeError(msg)
-    if _unwrapped(fn, inspect.isgeneratorfunction) or _unwrapped(fn, inspect.isasyncgenfunction):
-        return wrap(policy, fn)(*args, **kwargs)
+    if not _is_free_of(_GENERATES | _AWAITS, fn):
+        if is_async(fn):
+            msg = f"{name_of(fn)} is a coroutine function: use acall()"
+            raise TypeError(msg)
+        if _unwrapped(fn, inspect.isgeneratorfunction) or _unwrapped(fn, inspect.isasyncgenfunction):
+            return wrap(policy, fn)(*args, **kwargs)
     request = _call(fn, args, kwargs, None)
-    return drive.unwrap(drive.run(policy.flow_for(name_of(fn))(request)))
+    return drive.unwrap(drive.run(_flow_of(policy, fn)(request)))
 
 
 async def acall(
     policy: "Policy", fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Await ``fn(*args, **kwargs)`` once under *policy*."""
-    if not callable(fn) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+    if not _is_free_of(_GENERATES, fn) and (
+        not callable(fn) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
+    ):
         msg = f"acall() takes a function that returns an awaitable, got {fn!r}"
         raise TypeError(msg)
     request = _call(fn, args, kwargs, None)
-    return drive.unwrap(await arun(policy.flow_for(name_of(fn))(request), request))
+    return drive.unwrap(await arun(_flow_of(policy, fn)(request), request))
+
+
+def _flow_of(policy: "Policy", fn: Callable[..., Any]) -> Inner:
+    flow = policy._flow  # once it is there, the function's name is of no use
+    return policy.flow_for(name_of(fn)) if flow is None else flow
+
+
+def _is_free_of(flags: int, fn: object) -> bool:
+    """Whether *fn* surely is a function with none of *flags*: a quick look, before `inspect` is asked."""
+    return type(fn) is FunctionType and not fn.__code__.co_flags & flags and not fn.__dict__
 
 
 async def arun(flow: Flow, request: Call) -> Outcome[Any]:

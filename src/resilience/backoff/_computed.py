@@ -8,7 +8,8 @@ from typing import TypeAlias, cast
 from resilience._core.check import Check, is_finite
 from resilience.backoff._jittered import full_jitter
 from resilience.backoff._schedule import LONGEST, Backoff, Delays
-from resilience.outcome import CallContext, attempt_of
+from resilience.outcome import CallContext
+from resilience.outcome import _attempt_of as attempt_of
 from resilience.typing import Seconds
 
 DelayFunction: TypeAlias = Callable[[CallContext], Seconds | None]

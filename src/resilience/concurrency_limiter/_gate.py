@@ -35,7 +35,7 @@ class LimitGate(Gate):
     wait, and is looked up then.
     """
 
-    __slots__ = ("_bulkhead", "_has_ended", "_learning_from", "_partitions", "_pinned", "waiters")
+    __slots__ = ("_bulkhead", "_has_ended", "_learning_from", "_partitions", "_pinned", "_waiters")
 
     kind = "concurrency_limiter"
     learning = ("limit",)
@@ -56,7 +56,7 @@ class LimitGate(Gate):
         self._partitions = None if settings.shares is None else Partitions(settings, now, given)
         self._bulkhead = self._partitions or Bulkhead(settings, now, given)
         self._line = Queue(self._bulkhead)
-        self.waiters = self._line.waiters
+        self._waiters = self._line.waiters
         self._has_ended = False  # since the last look for a sample that is due
         self._learning_from: Sample | None = None
         self._pinned: int | None = None
@@ -166,14 +166,14 @@ class LimitGate(Gate):
     def _refuse(self) -> RejectedError | None:
         """Refuse a call, for generated code, if all places are taken; None if a flow must say."""
         cell = self._bulkhead.cell
-        if self.waiters or cell.inflight < cell.limit:
+        if self._waiters or cell.inflight < cell.limit:
             return None
         self.counts.rejected += 1
         return self._refused(NEVER)
 
     def _failing_at_rest(self, fail: Fail) -> Fail:
         """Return what does as *fail* does, at once where nobody learns from calls."""
-        bulkhead, waiters = self._bulkhead, self.waiters
+        bulkhead, waiters = self._bulkhead, self._waiters
 
         def at_once(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:
             cell = tokens[place]

@@ -1,7 +1,9 @@
 """A guarded block for which there is a place: `Bulkhead.admit` and `settle`, as in generated code."""
 
+import sys
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
 from resilience._runtime.permit import Guard, Permit
 from resilience.concurrency_limiter._cell import Cell
@@ -23,23 +25,24 @@ class PlaceGuard(Guard):
 
     _gate: "LimitGate"
 
-    __init__ = object.__init__  # type: ignore[assignment]  # see above
+    if not TYPE_CHECKING:
+        __init__ = object.__init__  # see above
 
     def __enter__(self) -> Permit:
         limiter = self._gate
         bulkhead = limiter._bulkhead  # its own, as all here
         if (
             self._is_used
-            or limiter.waiters
+            or limiter._waiters
             or limiter._classify is not None  # it wants to judge how the block ended
             or bulkhead.source.__class__ is not FixedLimit
         ):
             return super().__enter__()
         cell = bulkhead.cell
         # Up to the end no call, at which an interrupt could strike.
-        if (n := cell.inflight) >= cell.limit:
+        cell.inflight = (n := cell.inflight) + (fits := n < cell.limit)
+        if not fits:
             return super().__enter__()
-        cell.inflight = n + 1
         self.token = cell
         self._is_used = True
         limiter.counts.acquired += 1
@@ -53,7 +56,7 @@ class PlaceGuard(Guard):
             return
         cell.inflight -= 1
         self.token = None
-        if (limiter := self._gate).waiters:
+        if (limiter := self._gate)._waiters:
             limiter._wake_next()
 
     def __del__(self) -> None:
@@ -63,3 +66,10 @@ class PlaceGuard(Guard):
             return
         if token is not None:
             super().__del__()
+
+
+HAS_GIL: Final = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether a statement without a call needs no lock."""
+
+make_guard: Final = cast("Callable[[], PlaceGuard]", PlaceGuard)
+"""Make one whose attributes are still to be set."""

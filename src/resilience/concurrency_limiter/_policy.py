@@ -6,7 +6,7 @@ from resilience._core.check import Check, is_finite
 from resilience._runtime.permit import Guard, Permit, Rejection
 from resilience._runtime.policy import all_right
 from resilience.concurrency_limiter._gate import LimitGate, checked
-from resilience.concurrency_limiter._guard import PlaceGuard
+from resilience.concurrency_limiter._guard import HAS_GIL, make_guard
 from resilience.concurrency_limiter._limit import Limit
 from resilience.concurrency_limiter._settings import TOO_MANY, ConcurrencyLimiterSettings, Order, Shares
 from resilience.outcome import Classifier, ErrorMatch
@@ -111,8 +111,8 @@ class ConcurrencyLimiter(LimitGate):
 
     def guard(self, *, share: Hashable = None) -> Guard:
         """Guard a block whose body runs once, in the share of *share*: see `try_acquire`, `Gate.guard`."""
-        if share is None and self._partitions is None:
-            guard = PlaceGuard()
+        if share is None and self._partitions is None and HAS_GIL:
+            guard = make_guard()
             guard.token = None
             guard._gate = self
             guard._ask = 1

@@ -75,20 +75,22 @@ class idempotency_key:  # noqa: N801  # used like a function
 
 class CurrentClaim:
     """
-    The claim that an `idempotent` function works under.
+    The claim that an `idempotent` function, or the handler of a request, works under.
 
     Attributes:
         key: The key, as the caller said it.
+        place: Where the key is kept: no two callers or functions share it, whatever keys they use.
         epoch: The fencing token: hand it to whatever the function writes to, which must refuse smaller ones.
         takeover: Whether an earlier call with the key never came to an end, so that some of the work may be
             done already.
 
     """
 
-    __slots__ = ("_session", "epoch", "key", "takeover")
+    __slots__ = ("_session", "epoch", "key", "place", "takeover")
 
-    def __init__(self, key: str, session: object, epoch: int, *, takeover: bool) -> None:
+    def __init__(self, key: str, place: bytes, session: object, epoch: int, *, takeover: bool) -> None:
         self.key = key
+        self.place = place
         self.epoch = epoch
         self.takeover = takeover
         self._session = session
@@ -118,7 +120,7 @@ def current_idempotency_key() -> str | None:
 
 
 def current_claim() -> CurrentClaim | None:
-    """Return the claim that the `idempotent` function around works under, or None."""
+    """Return the claim that the `idempotent` function, or the handler, around works under, or None."""
     return _claimed.get()
 
 
@@ -126,7 +128,8 @@ def child_key(*steps: str) -> str:
     """
     Derive a key for one step of the work: the same on every repetition, another for every other step.
 
-    The parent is the `idempotency_key` block around, else the key of the `idempotent` function around.
+    The parent is the `idempotency_key` block around, else the claim around, of an `idempotent` function or of
+    a request: then no other function and no other caller gets the same key, whatever keys they use.
 
     Raises:
         LookupError: There is no key around.
@@ -139,10 +142,11 @@ def child_key(*steps: str) -> str:
 
     """
     block, claim = _carried.get(), _claimed.get()
-    parent = block.key if block is not None else None if claim is None else claim.key
-    if parent is None:
+    if block is not None:
+        return derive_key(_NAMESPACE, block.key, *steps)
+    if claim is None:
         raise LookupError("child_key() belongs into an idempotency_key() block or an idempotent function")
-    return derive_key(_NAMESPACE, parent, *steps)
+    return derive_key(_NAMESPACE + ".claim", claim.place.hex(), *steps)
 
 
 class claimed:  # noqa: N801  # used like a function

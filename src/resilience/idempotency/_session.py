@@ -61,7 +61,7 @@ class Session:
             key: The key, as the caller said it.
 
         """
-        return claimed(CurrentClaim(key, self, self.epoch, takeover=self.takeover))
+        return claimed(CurrentClaim(key, self._key, self, self.epoch, takeover=self.takeover))
 
     def won(self, answer: Claimed) -> Self:
         """Begin."""

@@ -2,7 +2,6 @@
 
 import math
 from types import TracebackType
-from typing import Self
 
 import anyio
 
@@ -24,11 +23,10 @@ class Cut:
         self._scope = anyio.CancelScope(deadline=anyio.current_time() + left)
         self.was_made = False
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> None:
         self._scope.__enter__()
-        return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         is_swallowed = bool(self._scope.__exit__(kind, error, trace))

@@ -1,9 +1,10 @@
 """How long the caller of a request still waits."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from resilience import DeadlineExceededError, _clock, current_deadline
 from resilience.deadline import bounded, decode_timeout
@@ -26,13 +27,21 @@ from resilience.typing import Seconds
 if TYPE_CHECKING:
     from resilience.integrations._asgi_anyio import Cut as AnyioCut
 
+    Cut: TypeAlias = _asgi_asyncio.Cut | AnyioCut
+
 HEADERS: Final = ("X-Request-Timeout", "grpc-timeout", "x-envoy-expected-rq-timeout-ms")
 """Where callers say how long they wait."""
 
 CAP: Final[Seconds] = 60.0
 """Seconds that no caller can extend. Source: nginx, ``proxy_read_timeout``."""
 
-_MILLISECONDS: Final = re.compile(r"[0-9]{1,15}")
+_MILLISECONDS: Final = re.compile(rb"[0-9]{1,15}")
+
+_LONGEST: Final = 64
+"""Bytes of the longest value that is looked at."""
+
+_MOST_VALUES: Final = 1024
+"""Different values of a header whose meaning is kept."""
 
 
 class DeadlineMiddleware:
@@ -90,7 +99,7 @@ class DeadlineMiddleware:
         if problems:
             raise ConfigError("DeadlineMiddleware", problems)
         self.app = app
-        self._headers = {name.lower().encode(): decoder_of(name) for name in headers}
+        self._headers = {name.lower().encode(): reader_of(name) for name in headers}
         self._cap = cap
         self._default = default
         self._problem_type = problem_type
@@ -110,48 +119,33 @@ class DeadlineMiddleware:
     def _asked(self, scope: Scope) -> Seconds | None:
         """Return the seconds that the request has, or None."""
         shortest: Seconds | None = None
+        headers = self._headers
         for name, value in scope["headers"]:
-            decode = self._headers.get(name)
-            if decode is not None:
-                try:
-                    seconds = decode(str(value, "latin-1").strip())
-                except ValueError:
-                    continue
-                if shortest is None or seconds < shortest:
+            if name in headers and len(value) <= _LONGEST:
+                seconds = headers[name](value)
+                if seconds is not None and (shortest is None or seconds < shortest):
                     shortest = seconds
         if shortest is None:
             shortest = self._default
         return shortest if shortest is None or self._cap is None else min(shortest, self._cap)
 
     async def _bounded(self, left: Seconds, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = has_ended = False
         outside, block = current_deadline(), bounded(_clock.monotonic() + left)
         cut = _cut(left)
-
-        async def watched_send(message: Message) -> None:
-            nonlocal has_begun, has_ended
-            if not has_begun:
-                # Noted before it is sent: who is cancelled meanwhile cannot know whether it was.
-                has_begun = message["type"] == "http.response.start"
-            elif not has_ended and ends_answer(message):
-                has_ended = True
-                cut.lift()
-                block.until = outside
-            await send(message)
-
-        late: DeadlineExceededError | None = None
+        answer = _Answer(cut, block, outside, send)
+        late = False
         with block:
             try:
-                async with cut:
-                    await self.app(scope, receive, watched_send)
-            except DeadlineExceededError as error:
+                with cut:
+                    await self.app(scope, receive, answer.send)
+            except DeadlineExceededError:
                 # From a policy inside that kept our deadline, and noticed first.
-                if has_begun or block.until is None or _clock.monotonic() < block.until:
+                if answer.has_begun or block.until is None or _clock.monotonic() < block.until:
                     raise
-                late = error
-        if has_ended or (late is None and not cut.was_made):
+                late = True
+        if answer.has_ended or not (late or cut.was_made):
             return
-        if has_begun:
+        if answer.has_begun:
             raise DeadlineExceededError("deadline exceeded in the middle of the answer", started=True)
         await self._refuse(send, "The caller's time was up before there was an answer.")
 
@@ -159,27 +153,55 @@ class DeadlineMiddleware:
         await send_problem(send, HTTPStatus.GATEWAY_TIMEOUT, detail, self._problem_type)
 
 
-def decoder_of(header: str) -> Callable[[str], Seconds]:
+class _Answer:
+    """What is seen of the answer to one request that has a deadline: its end is the end of the deadline."""
+
+    __slots__ = ("_block", "_cut", "_outside", "_send", "has_begun", "has_ended")
+
+    def __init__(self, cut: "Cut", block: bounded, outside: Seconds | None, send: Send) -> None:
+        self._cut, self._block, self._outside, self._send = cut, block, outside, send
+        self.has_begun = self.has_ended = False
+
+    def send(self, message: Message) -> Awaitable[None]:
+        # No coroutine of its own: there is nothing to do afterwards.
+        if not self.has_begun:
+            # Noted before it is sent: who is cancelled meanwhile cannot know whether it was.
+            self.has_begun = message["type"] == "http.response.start"
+        elif not self.has_ended and ends_answer(message):
+            self.has_ended = True
+            self._cut.lift()
+            self._block.until = self._outside
+        return self._send(message)
+
+
+def reader_of(header: str) -> Callable[[bytes], Seconds | None]:
     """Return what reads the values of *header*."""
-    return decode_milliseconds if header.lower().endswith("-ms") else decode_timeout
+    return milliseconds_in if header.lower().endswith("-ms") else timeout_in
 
 
-def decode_milliseconds(text: str) -> Seconds:
-    """
-    Read a whole number of milliseconds as seconds.
-
-    Raises:
-        ValueError: *text* is not 1 to 15 digits.
-
-    """
-    if _MILLISECONDS.fullmatch(text) is None:
-        raise ValueError(f"not milliseconds: {text[:32]!r}")
-    return int(text) / 1_000
+# Clients say the same few values again and again.
 
 
-def _cut(left: Seconds) -> "_asgi_asyncio.Cut | AnyioCut":
-    if _asgi_asyncio.is_running():
-        return _asgi_asyncio.Cut(left)
+@lru_cache(_MOST_VALUES)
+def timeout_in(value: bytes) -> Seconds | None:
+    """Return the seconds of a ``grpc-timeout``, or None if it is none."""
+    try:
+        return decode_timeout(str(value, "latin-1").strip())
+    except ValueError:
+        return None
+
+
+@lru_cache(_MOST_VALUES)
+def milliseconds_in(value: bytes) -> Seconds | None:
+    """Return a whole number of milliseconds as seconds, or None if it is none: 1 to 15 digits."""
+    digits = value.strip()
+    return int(digits) / 1_000 if _MILLISECONDS.fullmatch(digits) is not None else None
+
+
+def _cut(left: Seconds) -> "Cut":
+    cut = _asgi_asyncio.cut_after(left)
+    if cut is not None:
+        return cut
     from resilience.integrations._asgi_anyio import Cut  # noqa: PLC0415  # AnyIO comes when it is needed
 
     return Cut(left)

@@ -165,6 +165,7 @@ class IdempotencyMiddleware:
             fingerprint=fingerprint,
             problem_types=problem_types,
         )
+        settings: IdempotencySettings | None = None
         try:
             settings = IdempotencySettings(
                 ttl=ttl,
@@ -175,8 +176,10 @@ class IdempotencyMiddleware:
                 on_lease_expiry=on_lease_expiry,
                 fail_open=fail_open,
                 max_value_bytes=max_response_bytes if is_size(max_response_bytes) else 1,
-                required=required is True,
             )
+        except ConfigError as error:
+            problems += error.problems
+        try:
             self.layer = IdempotencyLayer(name, store=store, settings=settings, codec="asgi", cipher=cipher)
         except ConfigError as error:
             problems += error.problems
@@ -186,7 +189,7 @@ class IdempotencyMiddleware:
         self._principal = principal
         self._methods = frozenset(methods)
         self._paths = None if paths is None else Paths(paths)
-        self._required: bool | Paths = required if isinstance(required, bool) else Paths(required)
+        self._required = _everywhere if required is True else Paths(required).match if required else None
         self._header = header.lower().encode()
         self._is_strict = syntax == "strict"
         self._retry_after = retry_after
@@ -200,15 +203,13 @@ class IdempotencyMiddleware:
         if scope["type"] == "http" and scope["method"] in self._methods:
             name = self._header
             fields = [value for key, value in scope["headers"] if key == name]
-            if (fields or self._required) and (self._paths is None or self._paths.match(scope)):
+            counts = fields or (self._required is not None and self._required(scope))
+            if counts and (self._paths is None or self._paths.match(scope)):
                 await self._guarded(fields, scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
     async def _guarded(self, fields: list[bytes], scope: Scope, receive: Receive, send: Send) -> None:
-        if not fields and isinstance(self._required, Paths) and not self._required.match(scope):
-            await self.app(scope, receive, send)
-            return
         try:
             key = self._key(fields)
             owner = owner_of(scope, self._principal)
@@ -279,3 +280,7 @@ class IdempotencyMiddleware:
             headers.append((b"retry-after", str(max(1, math.ceil(refusal.retry_after))).encode()))
         kind = self._problem_types + refusal.kind
         await send_problem(send, refusal.status, refusal.detail, kind, headers)
+
+
+def _everywhere(_: Scope) -> bool:
+    return True

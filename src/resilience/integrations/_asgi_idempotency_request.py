@@ -46,15 +46,14 @@ class ClientLeft(Exception):  # noqa: N818  # nobody's fault
 class Paths:
     """Some paths, by their templates."""
 
-    __slots__ = ("_patterns",)
+    __slots__ = ("_fits",)
 
     def __init__(self, templates: Iterable[str]) -> None:
-        self._patterns = tuple(pattern_of(each) for each in templates)
+        self._fits = re.compile("|".join(pattern_of(each).pattern for each in templates)).fullmatch
 
     def match(self, scope: Scope) -> bool:
         """Whether the path of *scope* is one of them."""
-        path = path_of(scope)
-        return any(each.fullmatch(path) is not None for each in self._patterns)
+        return self._fits(path_of(scope)) is not None
 
 
 def key_of(fields: list[bytes], *, strict: bool) -> str:

@@ -11,14 +11,15 @@ from resilience._core.recent import Recent
 from resilience._runtime import budgets, fork
 from resilience._runtime.attempt import attempt_scope
 from resilience._runtime.census import Reading
-from resilience._runtime.flow import PLAIN, Call, Flow, Inner, Sleep
+from resilience._runtime.flow import PLAIN, Call, Dispose, Flow, Inner, Sleep
 from resilience._runtime.hot import Fail, Hot, Tally
 from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits, all_right
 from resilience._runtime.watch import watch
 from resilience.backoff import Backoff, DelayFunction
 from resilience.errors import ConfigError, DeadlineExceededError, Problem, RejectedError
 from resilience.events import emit
-from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict, attempt_of
+from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict
+from resilience.outcome import _attempt_of as attempt_of
 from resilience.retry import _tenacity
 from resilience.retry._hot import Begun, Paying, hot
 from resilience.retry._progress import Progress, StopReason, has_run
@@ -218,10 +219,11 @@ class Retry(Policy):
     ) -> Flow:
         reports = budget is not None and call.report_to(budget)
         # A call earns once its first attempt has ended, so that a good one is counted in one place.
-        earns = budget is not None and reports and not (has_begun and _counts_in_flight(budget))
-        if budget is not None and earns and _counts_in_flight(budget):
+        earns = reports
+        if budget is not None and reports and _counts_in_flight(budget):
             earns = False
-            budget.deposit()
+            if not has_begun:
+                budget.deposit()
         reason: StopReason = "cancelled"
         attempt = call
         good = False
@@ -239,7 +241,9 @@ class Retry(Policy):
                         budget.fail(verdict)
                     call.adopt(attempt)
                     return self._final(progress, outcome, reason, attempt.context.attempt)
-                yield from progress.discard(attempt, outcome)
+                progress.discard(attempt, outcome)
+                if outcome.error is None:
+                    yield Dispose(outcome.value)
                 del outcome
                 self.delay += decision
                 # The first time at once, if that is what was asked for. Later it waits even then, so that a

@@ -1,11 +1,11 @@
 """One call's way through its attempts: whether there is a further one, and after which delay."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, cast
 
 from resilience import _clock
 from resilience._core.recent import Recent
-from resilience._runtime.flow import Call, Command, Dispose
+from resilience._runtime.flow import Call
 from resilience.backoff import LONGEST, Backoff, Delays, honour
 from resilience.errors import DeadlineExceededError, RejectedError
 from resilience.outcome import CallContext, Outcome, Verdict
@@ -117,14 +117,12 @@ class Progress:
             self._is_granted = False
             self._budget.release()
 
-    def discard(self, attempt: Call, outcome: Outcome[Any]) -> Generator[Command, Any, None]:
-        """Put the outcome aside: remember its error, settle what its attempt holds, close its result."""
+    def discard(self, attempt: Call, outcome: Outcome[Any]) -> None:
+        """Put the outcome aside: remember its error, settle what its attempt holds."""
         error = outcome.error
         if error is not None and (self.error is None or has_run(error) or not has_run(self.error)):
             self.error = error
         attempt.let_go(outcome)
-        if outcome.error is None:
-            yield Dispose(outcome.value)
 
     def _delay(self, attempt: Call, outcome: Outcome[Any], now: Seconds) -> Seconds:
         backoff = self._settings.backoff

@@ -53,6 +53,8 @@ class RetryBudget:
         calls: Calls that began. ``budget.calls += 1`` is all that `deposit` does.
         good: Calls that ended good without charges. ``budget.good += 1`` is all that `finish` does for them.
             What generated code has counted comes into both when the budget is next asked for something.
+        counts_in_flight: Whether it must know of a call when that begins, and not only when its first attempt
+            has ended.
 
     Raises:
         ConfigError: A setting is outside its range.
@@ -77,6 +79,7 @@ class RetryBudget:
         "_settings",
         "_tallies",
         "calls",
+        "counts_in_flight",
         "good",
         "name",
     )
@@ -88,11 +91,6 @@ class RetryBudget:
 
     counts_calls: ClassVar[bool] = True
     """That *calls* and *good* may be counted by whoever makes the calls: the budget looks at them later."""
-
-    @property
-    def counts_in_flight(self) -> bool:
-        """Whether it must know of a call when that begins, and not only when its first attempt has ended."""
-        return isinstance(self._settings, InflightSettings)
 
     def __init__(self, settings: BudgetSettings | None = None, *, name: str | None = None) -> None:
         chosen = RatioSettings() if settings is None else settings
@@ -109,6 +107,7 @@ class RetryBudget:
         self._seen_calls = self._seen_good = 0
         self._tallies: list[Tally] = []
         self._settings = chosen
+        self.counts_in_flight = isinstance(chosen, InflightSettings)
         self._machine = machine_for(chosen, _clock.monotonic())
         self._lock = threading.RLock()
         fork.register(self)
@@ -234,7 +233,8 @@ class RetryBudget:
             TypeError: *verdict* is no verdict. Nothing has changed then.
 
         """
-        _require_verdict(verdict)
+        if verdict.__class__ is not Verdict:
+            _require_verdict(verdict)
         now = _clock.monotonic()
         with self._lock:
             self._collect()
@@ -258,7 +258,7 @@ class RetryBudget:
 
     def release(self) -> None:
         """Note that a further attempt ended, however it did. Only the in-flight family looks at it."""
-        if not isinstance(self._settings, InflightSettings):
+        if not self.counts_in_flight:
             return
         with self._lock:
             self._machine.release()
@@ -280,7 +280,8 @@ class RetryBudget:
         if good and charges == 0:
             self.good += 1
             return
-        _require_charges(charges)
+        if charges.__class__ is not int or charges < 0:
+            _require_charges(charges)
         now = _clock.monotonic()
         with self._lock:
             self._collect()

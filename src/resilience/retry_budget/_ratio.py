@@ -12,6 +12,9 @@ SLICES: Final = 10
 """Into how many slices the life of a deposit is cut, as in Finagle and Tower: it is exact to one of them."""
 
 
+_BAD: Final = Verdict.BAD
+
+
 class RatioBudget:
     """
     A share of the calls, kept for a short time, and a floor that fills by itself.
@@ -55,8 +58,8 @@ class RatioBudget:
     reads: ClassVar[frozenset[Counter]] = frozenset({"calls"})
 
     def __init__(self, settings: RatioSettings, now: Seconds) -> None:
-        self._now = now
-        self._pending = 0
+        self._now: Seconds = now
+        self._pending = self._unspent = self._oldest = self._spent = 0
         self.granted = self.denied = self.refunded = 0
         self._take(settings)
         self._clear()
@@ -80,27 +83,32 @@ class RatioBudget:
 
     def try_withdraw(self, verdict: Verdict, now: Seconds) -> int:
         self._advance(now)
-        cost = cost_of(self._settings, verdict)
+        usual = self._settings.cost
+        cost = usual if verdict is _BAD else cost_of(self._settings, verdict)
         owed = cost * TOKEN
         left, unspent = self._left, self._unspent
         if unspent + self._floor < owed:
             self.denied += 1
             return 0
         self.granted += 1
-        spending = owed if owed < unspent else unspent
+        epoch = self._oldest
+        if self._epoch - SLICES < epoch <= self._spent and owed < (there := left[epoch % SLICES]):
+            self._unspent = unspent - owed
+            left[epoch % SLICES] = there - owed
+            return min(cost, usual)
+        spending = min(owed, unspent)
         self._floor -= owed - spending
         self._unspent = unspent - spending
         for epoch in range(max(self._oldest, self._epoch - SLICES + 1), self._epoch + 1):
             self._oldest = epoch
-            if epoch > self._spent:
-                self._spent = epoch
+            self._spent = max(self._spent, epoch)
             there = left[epoch % SLICES]
             if spending < there:
                 left[epoch % SLICES] = there - spending
                 break
             left[epoch % SLICES] = 0
             spending -= there
-        return min(cost, self._settings.cost)
+        return min(cost, usual)
 
     def fail(self, verdict: Verdict, now: Seconds) -> None:
         """Nothing: only further attempts cost."""
@@ -120,7 +128,7 @@ class RatioBudget:
         made, left = self._made, self._left
         for epoch in range(min(self._spent, self._epoch), self._epoch - SLICES, -1):
             if spent := made[epoch % SLICES] - left[epoch % SLICES]:
-                part = due if due < spent else spent
+                part = min(due, spent)
                 left[epoch % SLICES] += part
                 self._unspent += part
                 self._oldest = min(self._oldest, epoch)
@@ -160,13 +168,16 @@ class RatioBudget:
         self._spent = self._epoch  # nothing was spent of any after it
 
     def _advance(self, now: Seconds) -> None:
-        if now < self._now:
+        if now < self._now:  # noqa: PLR1730  # a call less, in every further attempt
             now = self._now
         if now < self._end:
             if self._pending:
                 self._add(self._epoch, self._pending * self._deposit)
                 self._pending = 0
-            self._fill(now)
+            if self._floor == self._reserve:
+                self._floor_at = now
+            else:
+                self._fill(now)
             self._now = now
             return
         epoch = self._epoch_of(now)
@@ -181,9 +192,6 @@ class RatioBudget:
         self._end = (epoch + 1) * self._width
 
     def _fill(self, now: Seconds) -> None:
-        if self._floor == self._reserve:
-            self._floor_at = now
-            return
         self._floor, self._floor_at = filled(self._floor, self._reserve, self._rate, self._floor_at, now)
 
     def _epoch_of(self, now: Seconds) -> int:
@@ -208,5 +216,4 @@ class RatioBudget:
         self._made[epoch % SLICES] += tokens
         self._left[epoch % SLICES] += tokens
         self._unspent += tokens
-        if epoch < self._oldest:
-            self._oldest = epoch
+        self._oldest = min(self._oldest, epoch)

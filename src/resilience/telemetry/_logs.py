@@ -5,13 +5,15 @@ Of one event and policy a few records pass within a while; how many were left ou
 """
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
+from inspect import signature
 from typing import Any, Final
 
-from opentelemetry import _logs
+from opentelemetry import _logs, context, trace
 from opentelemetry._logs import LogRecord, SeverityNumber
 
 from resilience import _clock
@@ -91,7 +93,8 @@ class Bridge:
             True
         )  # what exports it may be guarded by a policy that has something to tell
         try:
-            self._logger_of(provider).emit(_record(definition, attributes))
+            logger = self._logger_of(provider)
+            logger.emit(_record(definition, attributes, logger))
         finally:
             _is_writing.reset(writing)
 
@@ -165,7 +168,7 @@ def _attributes(definition: Definition, given: Mapping[str, object]) -> dict[str
     return found
 
 
-def _record(definition: Definition, attributes: dict[str, Any]) -> LogRecord:
+def _record(definition: Definition, attributes: dict[str, Any], logger: Any) -> LogRecord:
     severity = severity_of(definition, attributes)
     made: dict[str, Any] = {
         "timestamp": time.time_ns(),
@@ -173,8 +176,32 @@ def _record(definition: Definition, attributes: dict[str, Any]) -> LogRecord:
         "severity_text": severity,
         "attributes": attributes,
     }
+    make: Any = _kind_asked_for(logger)
+    if make is None:
+        make = LogRecord
+    else:
+        made["resource"] = logger.resource
+        if "context" in signature(make).parameters:
+            made["context"] = context.get_current()
+        else:
+            here = trace.get_current_span().get_span_context()
+            made |= {"trace_id": here.trace_id, "span_id": here.span_id, "trace_flags": here.trace_flags}
     try:
-        return LogRecord(**made, event_name=definition.name)
+        record: LogRecord = make(**made, event_name=definition.name)
     except TypeError:  # an API from before log records had a field for it
         made["attributes"] = {**attributes, "event.name": definition.name}
-        return LogRecord(**made)
+        record = make(**made)
+    return record
+
+
+def _kind_asked_for(logger: Any) -> Any:
+    """
+    Return the SDK's own kind of record if *logger* is of an SDK that does not make one of ours; else None.
+
+    Its loggers take any kind, but then nothing that is exported together with it arrives.
+    """
+    sdk = sys.modules.get("opentelemetry.sdk._logs")
+    kind = getattr(sdk, "LogRecord", None)
+    if sdk is None or kind is None or hasattr(kind, "_from_api_log_record"):
+        return None
+    return kind if isinstance(logger, sdk.Logger) else None

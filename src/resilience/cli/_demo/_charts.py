@@ -60,7 +60,7 @@ def step(top: float, ticks: int = TICKS) -> float:
 
     Example:
         >>> step(60.0), step(7.0), step(0.4)
-        (10.0, 2.0, 0.1)
+        (20.0, 2.0, 0.1)
 
     """
     rough = top / ticks

@@ -100,6 +100,8 @@ def _run(playing: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main())
     except asyncio.CancelledError:
         raise SignalledError(caught[0] if caught else signal.SIGINT) from None
+    if caught:  # while the last processes were ending
+        raise SignalledError(caught[0])
 
 
 def _result(stage: Stage, number: int) -> dict[str, Any]:

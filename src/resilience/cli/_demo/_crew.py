@@ -7,6 +7,7 @@ when that one is gone, because its standard input ends then.
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
@@ -152,7 +153,11 @@ class Crew:
         """Start a process, and listen to it from now on."""
         errors = tempfile.TemporaryFile()  # noqa: SIM115  # open for as long as the process lives
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "resilience.cli._demo", role, json.dumps(settings)),
+            *(sys.executable, "-P", "-m", "resilience.cli._demo", role, json.dumps(settings)),
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },  # it imports what we do
             stdin=PIPE,
             stdout=PIPE,
             stderr=errors,

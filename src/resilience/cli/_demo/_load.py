@@ -56,13 +56,18 @@ class Users:
             "lags": [round(lag, 4) for lag in lags],
         }
 
+    def close(self) -> None:
+        """Close the connections that are open for the next request."""
+        while self._idle:
+            self._idle.pop()[1].close()
+
     async def _one(self, begin: Seconds, due: Seconds) -> None:
         good = False
         try:
             async with asyncio.timeout(due + PATIENCE - time.monotonic()):
                 good = await self._ask()
-        except (TimeoutError, OSError, EOFError, ValueError):
-            pass
+        except (TimeoutError, OSError, EOFError, ValueError, asyncio.LimitOverrunError):
+            pass  # no answer, or none that can be read: not a good one
         self._records.append((due - begin, good, time.monotonic() - due))
 
     async def _ask(self) -> bool:
@@ -71,7 +76,7 @@ class Users:
             writer.write(REQUEST)
             head = await reader.readuntil(b"\r\n\r\n")
             fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
-            await reader.readexactly(int(fields[b"content-length"]))
+            await reader.readexactly(int(fields.get(b"content-length", b"")))
         except BaseException:
             writer.transport.abort()
             raise
@@ -97,3 +102,4 @@ async def run(line: Line, settings: Mapping[str, Any]) -> None:
         task.add_done_callback(running.discard)
     for task in running:
         task.cancel()
+    users.close()

@@ -62,8 +62,8 @@ def _table(result: dict[str, Any]) -> str:
     objective = result["settings"]["objective"]
     caption = "Figures of this one run"
     meaning = (
-        "p99: of the requests that were answered well. Wasted work: share of the dependency's work whose result "
-        f"no user got. Budget spent: 1.0 x is all that an objective of {objective:.0%} leaves for the act."
+        "p99: of the requests that were answered well. Wasted work: share of the dependency's work whose "
+        f"result no user got. Budget spent: 1.0 x is what an objective of {objective:.0%} leaves for the act."
     )
     return (
         f'<div class="scroll" role="region" aria-label="{caption}" tabindex="0"><table>'

@@ -29,6 +29,7 @@ from resilience.cli._demo._serving import answer, serving
 from resilience.integrations.asgi import DeadlineMiddleware, LoadSheddingMiddleware, SLIMiddleware
 from resilience.integrations.httpx import resilient
 from resilience.slo import SLO
+from resilience.typing import Seconds
 
 MOST_AT_ONCE: Final = 250
 """Requests that the service takes at once: more than the patience of its users ever lets it have."""
@@ -36,9 +37,14 @@ MOST_AT_ONCE: Final = 250
 Ask = Callable[[], Awaitable[bool]]
 
 
+def http_client(base_url: str, timeout: Seconds | None = None) -> httpx.AsyncClient:
+    """Return a client for the loopback interface, where the environment's proxies are of no use."""
+    return httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=timeout)
+
+
 def naive_client(base_url: str) -> Ask:
     """Return a function that asks as people often write it: again, a moment later, whatever went wrong."""
-    client = httpx.AsyncClient(base_url=base_url, timeout=ATTEMPT_TIMEOUT)
+    client = http_client(base_url, timeout=ATTEMPT_TIMEOUT)
 
     async def ask() -> bool:
         for attempt in range(ATTEMPTS):
@@ -57,7 +63,7 @@ def naive_client(base_url: str) -> Ask:
 
 def resilient_client(base_url: str, inventory: Pipeline) -> Ask:
     """Return a function that asks through the golden path."""
-    client = resilient(httpx.AsyncClient(base_url=base_url), inventory)
+    client = resilient(http_client(base_url), inventory)
 
     async def ask() -> bool:
         try:

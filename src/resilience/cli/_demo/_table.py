@@ -14,7 +14,7 @@ from resilience.cli._demo._words import ROWS, cells, conclusion, notes
 def show_result(console: Console, result: dict[str, Any], output: Path) -> None:
     """Print the figures of both sides, what they come to, and where the rest is."""
     table = Table(title="What came of it", title_justify="left", header_style="bold")
-    table.add_column("act")
+    table.add_column("act", no_wrap=True)
     table.add_column("client")
     for row in ROWS:
         table.add_column(row, justify="right", min_width=12 if row.startswith("recovered") else None)
