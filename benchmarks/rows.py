@@ -81,7 +81,8 @@ class Row:
         scope: Makes the block in which it is measured, apart from the others; None to be with them.
         is_late: Whether it brings deadlines into use, from which on all code looks for one: it is measured
             after those that do not.
-        held: What continuous integration holds it to while its gate is missed: what was reached; sync, asyncio.
+        held: What continuous integration holds it to while its gate is missed: what was reached, sync and
+            asyncio.
 
     """
 
@@ -268,8 +269,8 @@ def guard(policy, fn, colour):
 
 
 ROWS = (
-    Row("disabled breaker", disabled, 0.45, 0.75),
-    Row("Timeout(None)", partial(Timeout, None), 0.45, 0.75),
+    Row("disabled policy: Timeout(None)", partial(Timeout, None), 0.45, 0.75),
+    Row("disabled breaker, which goes on counting", disabled),
     Row("retry with budget", Retry, 0.60, 0.85),
     Row("concurrency limiter", concurrency_limiter, 0.95, 1.10),
     Row("rate limiter", rate_limiter, 1.25, 1.25),

@@ -124,7 +124,7 @@ def test_keyed_policies_report_under_their_parent(otel: Otel) -> None:
     assert otel.value("resilience.retry.calls", "hosts", stop_reason="success") == 3
     assert otel.value("resilience.keyed.usage", "hosts") == 3
     names = {
-        str(point.attributes["resilience.policy.name"])
+        str(point.attributes.get("resilience.policy.name"))
         for metric in otel.metrics().values()
         for point in metric.data.data_points
     }

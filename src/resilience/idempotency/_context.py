@@ -16,9 +16,9 @@ class idempotency_key:  # noqa: N801  # used like a function
     """
     Give one logical request a key: whatever sends it inside this block sends the key along.
 
-    Retries, hedges and redirects of the request carry the same key, as they repeat the same request. A
-    second, different request in the block is an error, not a second use of the key: make more with
-    `child_key`. Blocks nest; the inner one counts. Enter it above retries: one entered inside a retried
+    Retries and hedges of the request carry the same key, and so do redirects that repeat it at its origin.
+    A second, different request in the block is an error, not a second use of the key: make more with
+    `child_key`. Requests whose methods may be repeated anyway, such as GET, carry none and do not count. Blocks nest; the inner one counts. Enter it above retries: one entered inside a retried
     function without a key makes a new key for each attempt.
 
     Args:
