@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given
+from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from resilience import (
@@ -229,6 +230,7 @@ def state(retry, breaker, limiter, places, budget):
     )
 
 
+@profile(max_examples=5 * profile().max_examples)  # 10 000 in the profile `thorough`
 @given(settings, st.lists(steps, max_size=12))
 @example(
     {

@@ -486,6 +486,27 @@ def test_a_copy_has_a_limit_and_a_rate_of_its_own():
     assert rated.copy().settings.rate is not rated.settings.rate
 
 
+def test_a_copy_has_the_settings_of_one_moment():
+    class Changing(RateLimiter):
+        """One that is reconfigured by somebody else each time it is looked at."""
+
+        is_changing = False
+
+        @property
+        def settings(self):
+            found = super().settings
+            if self.is_changing:
+                self.is_changing = False
+                self.reconfigure(rate=found.rate * 2, burst=found.burst * 2)
+                self.is_changing = True
+            return found
+
+    limiter = Changing("l", rate=100.0, burst=10)
+    limiter.is_changing = True
+    made = limiter.copy().settings
+    assert made.rate == 10.0 * made.burst
+
+
 def test_a_copy_of_a_pipeline_is_made_of_copies():
     breaker = CircuitBreaker(consecutive_failures=1)
     pipeline = Pipeline.standard("stock")

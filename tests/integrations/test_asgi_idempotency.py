@@ -459,13 +459,13 @@ def test_a_long_request_keeps_its_key(async_runtime):
         await gate.wait()
         await answer(send, 201)
 
-    guarded = layer(app, lease=0.15)
+    guarded = layer(app, lease=0.6)
     first, second = Post(async_runtime, key="k"), Post(async_runtime, key="k")
 
     async def body():
         job = async_runtime.spawn(first.run, guarded)
         await async_runtime.until(lambda: guarded.layer.executed == 1)
-        await async_runtime.sleep(0.5)
+        await async_runtime.sleep(1.4)
         await second.run(guarded)
         gate.set()
         await job

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from resilience.integrations._asgi_asyncio import STEP, cut_after, timers_of
+from resilience.integrations import _asgi_asyncio
+from resilience.integrations._asgi_asyncio import FURTHEST, STEP, cut_after, timers_of
 
 
 class Timed(asyncio.SelectorEventLoop):
@@ -129,3 +130,33 @@ def test_where_no_task_runs_there_is_nothing_to_cut_short(loop):
     loop.call_soon(lambda: found.append(cut_after(1.0)))
     loop.run_until_complete(asyncio.sleep(0))
     assert (found, cut_after(1.0)) == ([None], None)
+
+
+def test_far_deadlines_leave_no_timers_for_as_long_as_they_would_last(loop):
+    async def body():
+        for seconds in range(100, 200):
+            with cut_after(float(seconds)):
+                pass
+        return timers_of(asyncio.get_running_loop())
+
+    timers = loop.run_until_complete(body())
+    assert len(timers._steps) <= 3
+    assert max(timers._steps) * STEP <= loop.time() + FURTHEST + STEP
+
+
+def test_a_far_deadline_is_kept_like_a_near_one(loop, monkeypatch):
+    monkeypatch.setattr(_asgi_asyncio, "FURTHEST", 0.02)
+
+    async def body():
+        began = asyncio.get_running_loop().time()
+        with (cut := cut_after(0.07)):
+            await asyncio.Event().wait()
+        with cut_after(0.07):
+            await asyncio.sleep(0.03)
+        await asyncio.sleep(0.06)
+        return cut.was_made, asyncio.get_running_loop().time() - began
+
+    was_made, took = loop.run_until_complete(body())
+    assert was_made
+    assert took >= 0.07 + 0.03 + 0.06
+    assert [cuts for cuts in timers_of(loop)._steps.values() if cuts] == []

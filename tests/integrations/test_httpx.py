@@ -322,14 +322,30 @@ def test_a_body_that_breaks_counts_as_bad_and_gives_the_slot_back(web, answer, e
     web.runtime.run(body)
 
 
-def test_a_bad_status_is_learnt_with_the_headers(web) -> None:
+def test_a_bad_status_is_learnt_with_the_headers_by_who_holds_no_place(web) -> None:
+    async def body():
+        breaker = CircuitBreaker(consecutive_failures=1)
+        with RawServer(then(reply(500, b"ab", Content_Length="4"), 0.1, b"cd")) as server:
+            async with web.client(breaker) as client, client.stream("GET", server.url) as response:
+                assert breaker.state is CircuitState.OPEN
+                assert await web.read(response) == b"abcd"
+
+    web.runtime.run(body)
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "closed"])
+def test_a_slot_is_held_until_the_body_of_a_bad_answer_has_ended(web, is_read) -> None:
     async def body():
         slots = Slots(limit=1)
-        with RawServer(then(reply(500, b"ab", Content_Length="4"), 0.1, b"cd")) as server:
-            async with web.client(slots) as client, client.stream("GET", server.url) as response:
-                assert slots.verdicts == [Verdict.BAD]
-                assert await web.read(response) == b"abcd"
-        assert slots.verdicts == [Verdict.BAD]
+        with RawServer(then(reply(500, b"ab", Content_Length="4"), 0.02, b"cd")) as server:
+            async with web.client(slots) as client:
+                async with client.stream("GET", server.url) as response:
+                    assert (slots.used, slots.verdicts) == (1, [])
+                    with pytest.raises(ConcurrencyLimitedError):
+                        await client.get(server.url)
+                    if is_read:
+                        assert await web.read(response) == b"abcd"
+                assert (slots.used, slots.verdicts, slots.released) == (0, [Verdict.BAD], 0)
 
     web.runtime.run(body)
 

@@ -273,7 +273,7 @@ def test_without_a_header_there_are_no_keys(web) -> None:
 
 def test_settings_that_are_wrong_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        HttpSettings(generate_keys="uuid", bare_keys=None)  # type: ignore[arg-type]
+        HttpSettings(generate_keys="uuid", bare_keys=None)  # type: ignore[arg-type]  # wrong on purpose
     assert [problem.setting for problem in caught.value.problems] == ["generate_keys", "bare_keys"]
 
 

@@ -238,9 +238,9 @@ def test_a_client_that_leaves_finds_the_answer_when_it_comes_again(make, shop, p
                 path,
                 json={"order": "o-1"},
                 headers={"Idempotency-Key": "k", "X-User": "ann"},
-                timeout=0.3,
+                timeout=0.5,
             )
-        assert shop.entered.is_set()
+        assert shop.entered.wait(PATIENCE)
         shop.gate.set()
 
         def answered():
@@ -293,6 +293,18 @@ def test_inside_the_framework_it_does_the_same(shop):
 # --- with our own client ---
 
 
+def opened_after_a_conflict(shop, layer):
+    """Let the first attempt go on when a second one has met it."""
+
+    def work():
+        until(lambda: layer.layer.in_progress > 0)
+        shop.gate.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
 def test_a_retry_that_meets_its_first_attempt_comes_again_and_gets_the_answer(web, shop) -> None:
     layer = guarded(starlette(shop))
 
@@ -300,8 +312,7 @@ def test_a_retry_that_meets_its_first_attempt_comes_again_and_gets_the_answer(we
         with asgi(layer) as url:
             retry = Retry(attempts=5, backoff=constant(0.0), budget=None)
             async with web.client(retry, headers={"X-User": "ann"}, timeout=0.4) as client:
-                opener = threading.Timer(0.6, shop.gate.set)
-                opener.start()
+                opener = opened_after_a_conflict(shop, layer)
                 with idempotency_key("k"):
                     response = await client.request("POST", url + "/slow", json={"order": "o-1"})
                 opener.join()
@@ -319,8 +330,7 @@ def test_a_hedge_that_meets_the_first_attempt_is_not_the_answer(web, shop) -> No
         with asgi(layer) as url:
             hedge = Hedge(after=0.05, idempotent="context", budget=None)
             async with web.client(hedge, headers={"X-User": "ann"}) as client:
-                opener = threading.Timer(0.4, shop.gate.set)
-                opener.start()
+                opener = opened_after_a_conflict(shop, layer)
                 with idempotency_key("k"):
                     response = await client.request("POST", url + "/slow", json={"order": "o-1"})
                 opener.join()
@@ -414,6 +424,38 @@ def test_through_a_network_that_loses_doubles_and_cuts_each_key_has_one_effect(
     assert all(proxy.did[fault] for fault in FAULTS)
     if kind == "sqlite":
         store.close()
+
+
+@pytest.mark.timeout(120)
+def test_the_same_holds_for_each_client_of_either_library(web, shop) -> None:
+    layer = guarded(named(shop))
+    policy = Pipeline(
+        f"faulty-{web.lib.__name__}-{web.runtime.name}",
+        Retry(attempts=12, backoff=constant(0.02), budget=None, retry_after_window=0.1),
+        Hedge(after=0.05, idempotent="context", budget=RetryBudget.ratio(1.0, min_per_second=100)),
+    )
+
+    async def paid(client, url, order):
+        give_up = time.monotonic() + 30
+        while True:
+            try:
+                response = await client.request("POST", url + "/orders", json={"order": order})
+                if response.status_code == 201:
+                    return response.json()
+            except web.lib.TransportError:
+                pass  # the body broke, which is behind the policies: ask again, in the same block
+            assert time.monotonic() < give_up
+
+    async def body():
+        with asgi(layer) as url, FaultyProxy(port_of(url), seed=11) as proxy:
+            async with web.client(policy, headers={"X-User": "ann"}, timeout=1.0) as client:
+                for number in range(25):
+                    with idempotency_key(f"order-{number}"):
+                        assert (await paid(client, proxy.url, f"o-{number}"))["order"] == f"o-{number}"
+        assert sum(proxy.did.values()) > proxy.did["pass"]
+        assert shop.placed == {f"o-{number}": 1 for number in range(25)}
+
+    web.runtime.run(body)
 
 
 def asked(sender, library, url, order):

@@ -61,15 +61,50 @@ def test_a_good_result_is_settled_by_how_reading_it_ended_and_only_once(
     runtime.run(body)
 
 
-def test_a_bad_result_is_settled_at_once_and_still_handed_over(runtime) -> None:
+@pytest.mark.parametrize("ending", [Outcome(Page()), Outcome(error=OSError()), None])
+@pytest.mark.parametrize(
+    "verdict, verdicts, released",
+    [(Verdict.BAD, [Verdict.BAD], 0), (Verdict.THROTTLED, [Verdict.THROTTLED], 0), (Verdict.IGNORED, [], 1)],
+)
+def test_a_bad_result_keeps_its_place_until_it_was_read_and_is_settled_as_it_was_judged(
+    runtime, verdict, verdicts, released, ending
+) -> None:
     async def body():
-        slots, page = Slots(limit=1), Page(Verdict.BAD)
+        slots, page = Slots(limit=1), Page(verdict)
         streamed = await made(runtime, StreamedCalls(slots, "pages", classify=judge), lambda: page)
-        assert (streamed.value, slots.used, slots.verdicts) == (page, 0, [Verdict.BAD])
+        assert (streamed.value, slots.used, slots.verdicts) == (page, 1, [])
+        for _ in range(2):
+            streamed.end(ending)
+        assert (slots.used, slots.verdicts, slots.released) == (0, verdicts, released)
+        assert page.closed == 0
+
+    runtime.run(body)
+
+
+def test_a_bad_result_is_settled_at_once_where_that_frees_no_place(runtime) -> None:
+    class Learner(Slots):
+        settling_frees = False
+
+    async def body():
+        slots, page = Learner(), Page(Verdict.BAD)
+        streamed = await made(runtime, StreamedCalls(slots, "pages", classify=judge), lambda: page)
+        assert slots.verdicts == [Verdict.BAD]
         streamed.end(Outcome(page))
         assert (slots.verdicts, page.closed) == ([Verdict.BAD], 0)
 
     runtime.run(body)
+
+
+def test_a_bad_result_whose_settling_is_interrupted_gives_its_place_back() -> None:
+    class Interrupting(Slots):
+        def _settle(self, *args):
+            raise KeyboardInterrupt
+
+    slots = Interrupting(limit=1)
+    streamed = StreamedCalls(slots, "pages", classify=judge).call(lambda: Page(Verdict.BAD))
+    with pytest.raises(KeyboardInterrupt):
+        streamed.end(Outcome("read"))
+    assert (slots.used, slots.released) == (0, 1)
 
 
 def test_a_result_that_is_repeated_is_closed_and_only_the_last_is_held(runtime) -> None:
@@ -123,6 +158,8 @@ def test_a_result_made_when_the_call_is_interrupted_is_closed() -> None:
     page = Page()
 
     class Interrupting(Slots):
+        settling_frees = False
+
         def _settle(self, *args):
             raise KeyboardInterrupt
 

@@ -95,10 +95,16 @@ class Gate(Admission):
                 started = _clock.monotonic()
             outcome = yield from inner(call)
             verdict = judge(outcome, call.context)
-            if call.held is not None and outcome.error is None and verdict is Verdict.GOOD:
-                call.held.append(lambda ending: self._end(hold, judge, call, started, ending))
+            held, hint = call.held, outcome.retry_after
+            if held is None or outcome.error is not None:
+                self._take_back(hold, verdict, started, hint)
+            elif verdict is Verdict.GOOD:
+                held.append(lambda ending: self._end(hold, judge, call, started, ending))
+            elif self.settling_frees:
+                # How it went is known, and its place is taken until it was read or thrown away.
+                held.append(lambda _ending: self._settle_late(hold, verdict, started, hint))
             else:
-                self._take_back(hold, verdict, started, outcome.retry_after)
+                self._take_back(hold, verdict, started, hint)
         except DeadlineExceededError as late:
             if hold.is_empty:  # the deadline passed in the waiting line
                 return Outcome(error=late.with_traceback(None))
@@ -136,6 +142,15 @@ class Gate(Admission):
             self._give_back(hold)
         else:
             self._take_back(hold, judge(ending, call.context), started, ending.retry_after)
+
+    def _settle_late(
+        self, hold: Hold, verdict: Verdict, started: Seconds, retry_after: Seconds | None
+    ) -> None:
+        try:
+            self._take_back(hold, verdict, started, retry_after)
+        except BaseException:
+            self._give_back(hold)
+            raise
 
     def _give_back_token(self, token: Any) -> None:
         """Release what generated code took, and no flow has taken over."""

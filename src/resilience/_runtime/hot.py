@@ -77,7 +77,7 @@ class Hot:
 
     @property
     def seconds(self) -> Seconds | None:
-        """How long a call may take by the settings that the code is made from; None if that is not bounded."""
+        """How long a call may take by the settings that the code is made from, or None."""
         settings: Any = self.names["settings"] if self.limit is not None else None
         return None if settings is None else settings.duration
 

@@ -190,7 +190,8 @@ class Policy(ABC):
             True
 
         """
-        settings = {name: getattr(self.settings, name) for name in self.settings.__dataclass_fields__}
+        present = self.settings  # once: they may be changed meanwhile
+        settings = {name: getattr(present, name) for name in present.__dataclass_fields__}
         for name in self.learning:
             settings[name] = deepcopy(settings[name])
         if (rng := getattr(self, "_random", None)) is not None:

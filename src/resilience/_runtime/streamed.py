@@ -48,8 +48,8 @@ class StreamedCalls:
     Make calls under a policy whose results are streams: the body of an HTTP response, a cursor.
 
     A good result keeps the permits that it was admitted with until `Streamed.end` says how reading it ended.
-    A result that is judged bad by itself settles at once. Results that nobody will see, of attempts that were
-    repeated or lost, are closed.
+    A result that is judged bad by itself settles at once, but for the places of a concurrency limiter, which
+    it keeps as long. Results that nobody will see, of attempts that were repeated or lost, are closed.
 
     Args:
         policy: The policy, or pipeline.

@@ -18,8 +18,9 @@ class idempotency_key:  # noqa: N801  # used like a function
 
     Retries and hedges of the request carry the same key, and so do redirects that repeat it at its origin.
     A second, different request in the block is an error, not a second use of the key: make more with
-    `child_key`. Requests whose methods may be repeated anyway, such as GET, carry none and do not count. Blocks nest; the inner one counts. Enter it above retries: one entered inside a retried
-    function without a key makes a new key for each attempt.
+    `child_key`. Requests whose methods may be repeated anyway, such as GET, carry none and do not count.
+    Blocks nest; the inner one counts. Enter it above retries: one entered inside a retried function without
+    a key makes a new key for each attempt.
 
     Args:
         key: The key, 1 to 255 printable ASCII characters. Default: a new random one (UUID version 4).

@@ -12,6 +12,10 @@ from resilience.typing import Seconds
 STEP: Final[Seconds] = 1 / 128
 """Seconds within which all deadlines of an event loop share a timer, and by which one may be late at most."""
 
+FURTHEST: Final[Seconds] = 60.0
+"""Seconds ahead for which there are timers at most; who has longer is looked at again then. Since timers stay,
+those of an hour would be half a million. Source: the longest time that a request has by default."""
+
 _here: Final = threading.local()
 
 
@@ -35,8 +39,8 @@ class Timers:
         self._steps: dict[int, dict[Cut, None]] = {}
 
     def add(self, cut: "Cut", left: Seconds) -> "dict[Cut, None]":
-        """Let *cut* be made when *left* seconds have passed, unless it is taken out of what is returned."""
-        step = int((self.loop.time() + left) / STEP) + 1  # never early
+        """Let *cut* ring when *left* seconds have passed, or sooner, unless taken out of what is returned."""
+        step = int((self.loop.time() + min(left, FURTHEST)) / STEP) + 1  # never early
         cuts = self._steps.get(step)
         if cuts is None:
             cuts = self._steps[step] = {}
@@ -48,7 +52,7 @@ class Timers:
         cuts = self._steps.pop(step)
         while cuts:
             cut, _ = cuts.popitem()
-            cut.make()
+            cut.ring()
 
 
 def timers_of(loop: asyncio.AbstractEventLoop) -> Timers:
@@ -71,10 +75,11 @@ class Cut:
 
     """
 
-    __slots__ = ("_cancels", "_cuts", "_left", "_loop", "_task", "was_made")
+    __slots__ = ("_cancels", "_cuts", "_left", "_loop", "_task", "_until", "was_made")
 
     _cancels: int
     _cuts: dict["Cut", None]
+    _until: Seconds
 
     def __init__(self, task: "Task[Any]", loop: asyncio.AbstractEventLoop, left: Seconds) -> None:
         self._task, self._loop, self._left = task, loop, left
@@ -82,6 +87,7 @@ class Cut:
 
     def __enter__(self) -> None:
         self._cancels = self._task.cancelling()
+        self._until = self._loop.time() + self._left if self._left > FURTHEST else 0.0
         self._cuts = timers_of(self._loop).add(self, self._left)
 
     def __exit__(
@@ -92,10 +98,14 @@ class Cut:
             return False
         return self._task.uncancel() <= self._cancels and isinstance(error, CancelledError)
 
-    def make(self) -> None:
-        """Cancel the block: its time is up."""
-        self.was_made = True
-        self._task.cancel()
+    def ring(self) -> None:
+        """Cancel the block if its time is up, else wait on."""
+        left = self._until - self._loop.time() if self._until else 0.0
+        if left > 0:
+            self._cuts = timers_of(self._loop).add(self, left)
+        else:
+            self.was_made = True
+            self._task.cancel()
 
     def lift(self) -> None:
         """Let the block take as long as it likes from here on, unless it was cut short already."""

@@ -1,0 +1,122 @@
+"""Texts and code of generated functions, made once for each kind: to decorate is to put objects in."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import CodeType, FunctionType
+from typing import Any, Final
+
+from resilience._runtime import text
+from resilience._runtime.hot import Hot
+from resilience._runtime.text import Part, Signature
+
+MOST_TEMPLATES: Final = 1_000
+"""Texts and code that are kept of each sort; what comes after is made each time."""
+
+
+def signature_of(fn: Callable[..., Any], name: str, *, is_async: bool) -> Signature | None:
+    """Return how *fn* is called, as text; None if nobody can know."""
+    key = None
+    if type(fn) is FunctionType:
+        code = fn.__code__
+        counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _STARRED)
+        defaults = (len(fn.__defaults__ or ()), tuple(fn.__kwdefaults__ or ()))
+        key = (name.rpartition(".")[2], code.co_varnames, counts, defaults, is_async)
+        if key in _signatures:
+            return _signatures[key]
+    try:
+        parameters = list(inspect.signature(fn, follow_wrapped=False).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    if not all(each.name.isidentifier() for each in parameters):
+        return None
+    signature = Signature(name, parameters, is_async=is_async)
+    if key is not None and len(_signatures) < MOST_TEMPLATES:
+        _signatures[key] = signature
+    return signature
+
+
+_signatures: Final[dict[object, Signature]] = {}
+
+_STARRED: Final = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
+
+
+def defaults_of(fn: Callable[..., Any]) -> tuple[tuple[Any, ...] | None, dict[str, Any] | None]:
+    """Return the defaults of *fn*, by position and by keyword."""
+    if type(fn) is FunctionType:
+        return fn.__defaults__, fn.__kwdefaults__
+    parameters = inspect.signature(fn, follow_wrapped=False).parameters.values()
+    given = [each for each in parameters if each.default is not each.empty]
+    by_position = tuple(each.default for each in given if each.kind is not each.KEYWORD_ONLY)
+    return by_position, {each.name: each.default for each in given if each.kind is each.KEYWORD_ONLY}
+
+
+MARK: Final = "@"
+"""What the name of an object begins with where the object itself will stand, as a constant."""
+
+_templates: Final[dict[tuple[str, frozenset[str]], tuple[CodeType, frozenset[str]]]] = {}
+
+
+def template(written: str, names: frozenset[str]) -> tuple[CodeType, frozenset[str]]:
+    """
+    Compile *written*, once for each text; *names* of objects in it become constants that are put in later.
+
+    As constants the objects live as long as the code. Only where their attributes are used: the compiler
+    believes that it knows whether a constant is true, and warns of one that is called. The others are
+    returned; they are looked up by name.
+    """
+    key = (written, names)
+    known = _templates.get(key)
+    if known is None:
+        by_name = {name for name in _WORD.findall(written) if name in names}
+
+        # In the text, since not every Python can take two threads that parse into objects of ``ast``.
+        def constant(found: re.Match[str]) -> str:
+            name = found[1]
+            return f"'{MARK}{name}'." if name in names else found[0]
+
+        module = compile(_OWNER.sub(constant, written), "<resilience>", "exec")
+        code = next(each for each in module.co_consts if isinstance(each, CodeType))
+        known = code, frozenset(by_name)
+        if len(_templates) < MOST_TEMPLATES:
+            _templates[key] = known
+    return known
+
+
+def filled(code: CodeType, objects: Mapping[str, object]) -> CodeType:
+    """Return *code* with *objects* where their names stand."""
+    consts = [
+        objects[each[1:]] if isinstance(each, str) and each[:1] == MARK else each for each in code.co_consts
+    ]
+    return code.replace(co_consts=tuple(consts))
+
+
+_OWNER: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)\.(?=[A-Za-z_])")
+"""A name, of which an attribute is used."""
+
+_WORD: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(?![\w.])")
+"""A name that is used itself."""
+
+
+def source(
+    signature: Signature, hots: list[Hot], for_deadline: bool, for_coroutine: bool, for_trio: bool
+) -> str:
+    """Return the text for a function and policies, put together once for each kind of both."""
+    flags = {"for_deadline": for_deadline, "for_coroutine": for_coroutine, "for_trio": for_trio}
+    key = (signature.head, *flags.values(), *[hot.shape for hot in hots])
+    known = _sources.get(key)
+    if known is None:
+        known = text.hot(signature, [Part(hot, place) for place, hot in enumerate(hots, 1)], **flags)
+        if len(_sources) < MOST_TEMPLATES:
+            _sources[key] = known
+    return known
+
+
+_sources: Final[dict[object, str]] = {}
+
+
+@lru_cache(MOST_TEMPLATES)
+def lines(written: str) -> list[str]:
+    """Return the lines of a text, as `linecache` keeps them."""
+    return written.splitlines(keepends=True)
