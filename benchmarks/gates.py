@@ -160,7 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"no row is called so; there are: {names}", file=sys.stderr)
         return 2
     results = run(wanted, rounds=rounds, margin=options.margin, held=options.held)
-    findings = others.found(is_short=options.short, margin=options.margin) if asks_others else []
+    findings = (
+        others.found(is_short=options.short, margin=options.margin, held=options.held) if asks_others else []
+    )
     is_missed = any(each.is_missed for each in (*results, *findings))
     tables = [table(results, rounds)] if results else []
     tables += [others.table(findings)] if findings else []

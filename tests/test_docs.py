@@ -310,7 +310,9 @@ def test_the_page_of_events_names_every_event_and_attribute() -> None:
     page = (ROOT / "docs" / "how-to" / "events.md").read_text(encoding="utf-8")
     names: set[str] = set()
     for path in ROOT.glob("src/resilience/**/*.py"):
-        names |= set(re.findall(r'emit\(\s*"(resilience\.[a-z_]+\.[a-z_]+)"', path.read_text(encoding="utf-8")))
+        names |= set(
+            re.findall(r'emit\(\s*"(resilience\.[a-z_]+\.[a-z_]+)"', path.read_text(encoding="utf-8"))
+        )
     assert {"resilience.retry.exhausted", "resilience.pipeline.reload"} <= names
     assert names <= set(EVENT), "an event that is not in the registry never becomes a log record"
     of_records = {"resilience.policy.name", "resilience.slo.name", "resilience.event.suppressed"}

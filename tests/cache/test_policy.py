@@ -1273,7 +1273,9 @@ def test_a_call_leaves_no_garbage_behind() -> None:
                     fetch(key)
         cache.clear()
         left = [
-            type(each) for each in gc.get_objects() if str(type(each).__module__).startswith("resilience.cache")
+            type(each)
+            for each in gc.get_objects()
+            if str(type(each).__module__).startswith("resilience.cache")
         ]
         assert {"Entry", "Flight", "Mark"}.isdisjoint(kind.__name__ for kind in left)
     finally:

@@ -228,3 +228,15 @@ def test_all_that_is_wrong_is_said_at_once():
     with pytest.raises(ConfigError) as caught:
         DeadlineMiddleware(answering(), **wrong)
     assert [problem.setting for problem in caught.value.problems] == list(wrong)
+
+
+@pytest.mark.parametrize("headers", [None, 5, [b"x-time"]])
+def test_what_is_no_sequence_of_headers_is_refused(headers):
+    with pytest.raises(ConfigError, match="headers must be"):
+        DeadlineMiddleware(answering(), headers=headers)
+
+
+def test_headers_may_come_from_anything_that_can_be_gone_through_once():
+    assert DeadlineMiddleware(answering(), headers=(name for name in ["X-Time"]))._headers.keys() == {
+        b"x-time"
+    }

@@ -326,6 +326,18 @@ def test_all_that_is_wrong_is_said_at_once():
     assert [problem.setting for problem in caught.value.problems] == list(wrong)
 
 
+@pytest.mark.parametrize("exempt", [None, 5, [b"/healthz"]])
+def test_what_is_no_collection_of_paths_is_refused(exempt):
+    with pytest.raises(ConfigError, match="exempt must be"):
+        LoadSheddingMiddleware(answering(), ConcurrencyLimiter("requests", limit=1), exempt=exempt)
+
+
+def test_paths_may_come_from_anything_that_can_be_gone_through_once():
+    limiter = ConcurrencyLimiter("requests", limit=1)
+    layer = LoadSheddingMiddleware(answering(), limiter, exempt=(path for path in ["/healthz"]))
+    assert layer._exempt == {"/healthz"}
+
+
 def test_a_limiter_that_wants_arguments_is_refused():
     limiter = ConcurrencyLimiter("requests", limit=1, shares={"a": 0.5}, share_of=lambda who: who)
     with pytest.raises(ConfigError, match="share_of"):

@@ -1,5 +1,7 @@
 """Events as log records: which, how bad, and how many at most."""
 
+import threading
+
 import pytest
 from opentelemetry._logs import SeverityNumber
 
@@ -122,6 +124,32 @@ def test_an_exporter_that_is_guarded_itself_does_not_recur(otel: Otel) -> None:
     telemetry.configure(logger_provider=Guarded())
     emit("resilience.hedge.budget_exhausted", "first", {})
     assert depth == [1]
+
+
+def test_an_event_in_the_middle_of_another_one_is_not_waited_for(
+    otel: Otel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a handler of a signal, or a finalizer, that uses a policy."""
+
+    class Interrupted:
+        """A clock that an interrupt strikes while it is read."""
+
+        has_struck = False
+
+        def monotonic(self) -> float:
+            if not self.has_struck:
+                self.has_struck = True
+                emit("resilience.hedge.budget_exhausted", "second", {})
+            return 1.0
+
+    monkeypatch.setattr("resilience.telemetry._logs._clock", Interrupted())
+    thread = threading.Thread(
+        target=emit, args=("resilience.hedge.budget_exhausted", "first", {}), daemon=True
+    )
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert [record.attributes["resilience.policy.name"] for record in otel.events()] == ["second", "first"]
 
 
 def test_exhausted_retries_tell_the_type_of_the_error(otel: Otel) -> None:

@@ -199,7 +199,9 @@ def test_everything_arrives_under_one_scope_with_its_schema(received: Received) 
     came = [*received.metrics, *received.logs, *received.spans]
     if "event_name" in LogRecord.DESCRIPTOR.fields_by_name:  # exporters from before it send no schemas
         assert {each.schema_url for each in ours(came)} == {SCHEMA_URL}
-    assert {each.scope for each in came if getattr(each.item, "name", "").startswith("resilience.")} == {SCOPE}
+    assert {each.scope for each in came if getattr(each.item, "name", "").startswith("resilience.")} == {
+        SCOPE
+    }
 
 
 def test_totals_of_a_service_and_its_client_agree(received: Received) -> None:

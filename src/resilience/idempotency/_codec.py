@@ -19,7 +19,9 @@ class Codec(Protocol):
     """
 
     @property
-    def name(self) -> str: ...  # described above
+    def name(self) -> str:
+        """What stands in the envelope."""
+        ...
 
     def encode(self, value: Any) -> bytes:
         """Return *value* as bytes; raise if that loses something."""

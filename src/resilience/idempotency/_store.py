@@ -27,10 +27,14 @@ class Store(Protocol):
     """
 
     @property
-    def async_only(self) -> bool: ...  # described above
+    def async_only(self) -> bool:
+        """Whether it serves tasks only."""
+        ...
 
     @property
-    def leases(self) -> bool: ...  # described above
+    def leases(self) -> bool:
+        """Whether its claims run out."""
+        ...
 
     def claim(self, key: bytes, ask: Claim) -> Answer:
         """Claim a key, or say why not."""
@@ -60,15 +64,33 @@ class Store(Protocol):
         """Remove up to *limit* records that count as absent; return how many."""
         ...
 
-    async def aclaim(self, key: bytes, ask: Claim) -> Answer: ...  # as claim
-    async def arenew(self, key: bytes, owner: bytes, lease: Seconds) -> bool: ...  # as renew
-    async def acomplete(  # as complete
-        self, key: bytes, owner: bytes, value: bytes | None, retention: Seconds
-    ) -> bool: ...
-    async def arelease(self, key: bytes, owner: bytes) -> bool: ...  # as release
-    async def ainspect(self, key: bytes) -> Record | None: ...  # as inspect
-    async def aexpire(self, key: bytes) -> bool: ...  # as expire
-    async def apurge(self, limit: int = 1000) -> int: ...  # as purge
+    async def aclaim(self, key: bytes, ask: Claim) -> Answer:
+        """Do as `claim` does, in this task."""
+        ...
+
+    async def arenew(self, key: bytes, owner: bytes, lease: Seconds) -> bool:
+        """Do as `renew` does, in this task."""
+        ...
+
+    async def acomplete(self, key: bytes, owner: bytes, value: bytes | None, retention: Seconds) -> bool:
+        """Do as `complete` does, in this task."""
+        ...
+
+    async def arelease(self, key: bytes, owner: bytes) -> bool:
+        """Do as `release` does, in this task."""
+        ...
+
+    async def ainspect(self, key: bytes) -> Record | None:
+        """Do as `inspect` does, in this task."""
+        ...
+
+    async def aexpire(self, key: bytes) -> bool:
+        """Do as `expire` does, in this task."""
+        ...
+
+    async def apurge(self, limit: int = 1000) -> int:
+        """Do as `purge` does, in this task."""
+        ...
 
 
 class ThreadedStore(ABC):

@@ -21,6 +21,7 @@ from resilience.integrations._asgi_messages import (
     is_header,
     is_seconds,
     send_problem,
+    several,
 )
 from resilience.typing import Seconds
 
@@ -89,7 +90,8 @@ class DeadlineMiddleware:
         problem_type: str = ABOUT_BLANK,
     ) -> None:
         problems: list[Problem] = []
-        if isinstance(headers, str) or not all(is_header(name) for name in headers):
+        names = several(headers)
+        if names is None or not all(is_header(name) for name in names):
             problems.append(Problem("headers", headers, "must be a sequence of names of headers"))
         for setting, value in (("cap", cap), ("default", default)):
             if value is not None and not is_seconds(value):
@@ -99,7 +101,7 @@ class DeadlineMiddleware:
         if problems:
             raise ConfigError("DeadlineMiddleware", problems)
         self.app = app
-        self._headers = {name.lower().encode(): reader_of(name) for name in headers}
+        self._headers = {name.lower().encode(): reader_of(name) for name in names or ()}
         self._cap = cap
         self._default = default
         self._problem_type = problem_type

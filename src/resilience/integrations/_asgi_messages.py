@@ -58,3 +58,8 @@ def is_header(name: object) -> bool:
 def is_seconds(value: object) -> bool:
     """Whether *value* is a finite number of seconds > 0."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def several(given: object) -> tuple[Any, ...] | None:
+    """Return what *given* holds; None if it is one text, or nothing that holds anything."""
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else None

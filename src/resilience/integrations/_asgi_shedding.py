@@ -28,6 +28,7 @@ from resilience.integrations._asgi_messages import (
     is_header,
     is_seconds,
     send_problem,
+    several,
 )
 from resilience.typing import Seconds
 
@@ -98,7 +99,8 @@ class LoadSheddingMiddleware:
             problems.append(Problem("limiter", limiter, "must be a ConcurrencyLimiter"))
         elif limiter.settings.share_of is not None:
             problems.append(Problem("limiter", limiter, "must have no share_of: a request has no arguments"))
-        if isinstance(exempt, str) or not all(isinstance(path, str) for path in exempt):
+        paths = several(exempt)
+        if paths is None or not all(isinstance(path, str) for path in paths):
             problems.append(Problem("exempt", exempt, "must be a collection of paths"))
         if priority_header is not None and not is_header(priority_header):
             problems.append(
@@ -114,7 +116,7 @@ class LoadSheddingMiddleware:
             raise ConfigError("LoadSheddingMiddleware", problems)
         self.app = app
         self.limiter = limiter
-        self._exempt = frozenset(exempt)
+        self._exempt = frozenset(paths or ())
         self._priority_header = None if priority_header is None else priority_header.lower().encode()
         self._highest = highest
         self._retry_after = retry_after

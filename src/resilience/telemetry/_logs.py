@@ -67,7 +67,8 @@ class Bridge:
     def __init__(self, version: str) -> None:
         self.provider: Any = None
         self._version = version
-        self._lock = threading.Lock()
+        # An interrupt, or a finalizer, may strike while it is held, and have something to tell.
+        self._lock = threading.RLock()
         self._windows: dict[tuple[str, str], _Window] = {}
         self._logger: tuple[Any, Any] | None = None
         fork.register(self)
@@ -124,7 +125,7 @@ class Bridge:
         return known[1]
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._windows.clear()
 
 
