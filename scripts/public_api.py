@@ -202,6 +202,12 @@ def signature(thing: type | types.FunctionType) -> str:
     plain = inspect.signature(thing)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in plain.parameters.values()]
     text = str(plain.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+    # A set of words prints in another order in every process.
+    text = re.sub(
+        r"frozenset\(\{(.*?)\}\)",
+        lambda found: f"frozenset({{{', '.join(sorted(found[1].split(', ')))}}})",
+        text,
+    )
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
