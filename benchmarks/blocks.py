@@ -6,6 +6,7 @@ The statements are repeated here on stand-ins with slots, so that each can be me
 """
 
 import sys
+from contextvars import ContextVar
 from textwrap import indent
 from threading import Lock
 from types import CoroutineType
@@ -28,30 +29,31 @@ LEAVE = "raise RuntimeError"
 """Stands for what leaves the success path; it is never run."""
 
 GCRA = (
+    f"if state.waiters: {LEAVE}\n"
     "began = clock.monotonic()\n"
-    "state.tat = x = t + 1 if (s := state.tat) <= (t := began * state.rate + state.shift)"
-    " else s + 1 if s - t <= state.room else s\n"
-    f"if s - t > state.room: {LEAVE}"
+    "t = began * state.rate + state.shift\n"
+    "if state.tat <= t: state.tat = x = t + 1\n"
+    "elif (s := state.tat) - t <= state.room: state.tat = x = (s if s > t else t) + 1\n"
+    f"else: {LEAVE}"
 )
 TAKE = (
-    f"if waiters: {LEAVE}\n"
+    f"if state.waiters: {LEAVE}\n"
     "cell = state.cell\n"
-    "cell.n = (n := cell.n) + (fits := n < cell.limit)\n"
-    f"if not fits: {LEAVE}"
+    "if (n := cell.n) < cell.limit: cell.n = n + 1\n"
+    f"else: {LEAVE}"
 )
+GIVE_BACK = f"cell.n -= 1\nif state.waiters: {LEAVE}"
 
 EXACT = "the function's own signature"
 GENERIC = "any signature (`*a, **k`): the reference"
 
 BLOCKS = {
-    "did a setting change since the code was made?": (f"if state.epoch != made_in: {LEAVE}", ""),
-    "is anything to be asked of deadlines?": (f"if state.used: {LEAVE}", ""),
-    "was a coroutine returned?": ("", f"if type(value) is CoroutineType: {LEAVE}"),
+    "is a deadline in force? asked once deadlines are in use": (f"if block() is not None: {LEAVE}", ""),
     "one count in a slot": ("", "state.n += 1"),
     "one count in a dict": ("", 'counts["success"] += 1'),
     "one clock read, looked up so that tests can replace it": ("began = clock.monotonic()", ""),
-    "concurrency limiter: a place taken and given back": (TAKE, "cell.n -= 1"),
-    "rate limiter: one line of GCRA and its clock read": (GCRA, ""),
+    "concurrency limiter: a place taken and given back": (TAKE, GIVE_BACK),
+    "rate limiter: GCRA and its clock read": (GCRA, ""),
     "breaker: its cell, and a good result in it": (
         f"if (cell := state.cell) is None: {LEAVE}",
         "cell.n += 1",
@@ -60,6 +62,8 @@ BLOCKS = {
         "",
         f"now = clock.monotonic()\nif now >= state.end: {LEAVE}",
     ),
+    "not asked: did a setting change since the code was made?": (f"if state.epoch != made_in: {LEAVE}", ""),
+    "not asked: was a coroutine returned?": ("", f"if type(value) is CoroutineType: {LEAVE}"),
     "for comparison: a lock taken and given back": ("with lock: pass", ""),
 }
 """For each block: its statements before the call, and those after it."""
@@ -68,11 +72,11 @@ BLOCKS = {
 class State:
     """What the statements work on."""
 
-    __slots__ = ("cell", "end", "epoch", "limit", "n", "rate", "room", "shift", "tat", "used")
+    __slots__ = ("cell", "end", "epoch", "limit", "n", "rate", "room", "shift", "tat", "waiters")
 
     def __init__(self) -> None:
         self.n = self.epoch = 0
-        self.used = False
+        self.waiters: dict[object, int] = {}
         self.tat = self.shift = 0.0
         self.rate, self.room = 1e9, 1e9
         self.limit = 1000
@@ -85,7 +89,7 @@ def made(before: str = "", after: str = "") -> Any:
     state.cell = State()
     known: dict[str, Any] = {
         "clock": _clock, "CoroutineType": CoroutineType, "counts": {"success": 0}, "fn": answer,
-        "lock": Lock(), "made_in": 0, "state": state, "waiters": {},
+        "block": ContextVar("block", default=None).get, "lock": Lock(), "made_in": 0, "state": state,
     }  # fmt: skip
     parts = {"before": indent(before or "pass", " " * 4), "after": indent(after or "pass", " " * 4)}
     exec(WRAPPER.format(parameters="x", **parts), known)

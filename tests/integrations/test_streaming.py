@@ -2,9 +2,11 @@
 
 import gc
 import weakref
+from contextlib import suppress
 
+import anyio
 import pytest
-from tests.doubles import Slots
+from tests.doubles import Again, Slots
 from tests.runtimes import Runtime
 
 from resilience import Cache, CallContext, Fallback, Outcome, Pipeline, Retry, Verdict, current_attempt
@@ -190,3 +192,56 @@ def test_a_failed_call_leaves_nothing_for_the_garbage_collector() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+class Lost(Again):
+    """A policy that makes two results, and loses both."""
+
+    def __init__(self):
+        super().__init__(2)
+
+    def step_for(self, binding):
+        def step(call, inner):
+            yield from inner(call)
+            yield from inner(call)
+            raise LookupError
+
+        return step
+
+
+def test_one_who_is_cancelled_while_lost_results_are_closed_still_closes_them_all(async_runtime) -> None:
+    class Slow(Page):
+        async def aclose(self):
+            await anyio.sleep(0.01)
+            self.close()
+
+    pages = []
+
+    async def opened():
+        pages.append(Slow())
+        return pages[-1]
+
+    async def body():
+        with suppress(LookupError), anyio.move_on_after(0.005):
+            await StreamedCalls(Lost(), "pages").acall(opened)
+        await anyio.sleep(0.03)
+        assert [page.closed for page in pages] == [1, 1]
+
+    async_runtime.run(body)
+
+
+def test_an_interrupt_while_lost_results_are_closed_still_closes_them_all() -> None:
+    class Stubborn(Page):
+        def close(self):
+            super().close()
+            raise KeyboardInterrupt
+
+    pages = []
+
+    def opened():
+        pages.append(Stubborn())
+        return pages[-1]
+
+    with pytest.raises(KeyboardInterrupt):
+        StreamedCalls(Lost(), "pages").call(opened)
+    assert [page.closed for page in pages] == [1, 1]

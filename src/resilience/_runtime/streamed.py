@@ -103,8 +103,7 @@ class StreamedCalls:
         finally:
             if not is_handed_over:
                 request.let_go(None)
-                for each in made:
-                    drive.dispose(each)
+                _dispose_all(made)
 
     async def acall(
         self, fn: Callable[..., Awaitable[T]], /, *args: object, context: CallContext = PLAIN
@@ -126,11 +125,31 @@ class StreamedCalls:
             return Streamed(value, request)
         finally:
             if not is_handed_over:
-                from resilience._runtime import adrive  # noqa: PLC0415  # anyio comes with the first async use
-
                 request.let_go(None)
-                for each in made:
-                    await adrive.dispose(each)
+                await _adispose_all(made)
+
+
+# Cut short at one of them, they go on to the others.
+
+
+def _dispose_all(made: list[Any]) -> None:
+    while made:
+        try:
+            drive.dispose(made.pop())
+        except BaseException:
+            _dispose_all(made)
+            raise
+
+
+async def _adispose_all(made: list[Any]) -> None:
+    from resilience._runtime import adrive  # noqa: PLC0415  # anyio comes with the first async use
+
+    while made:
+        try:
+            await adrive.dispose(made.pop())
+        except BaseException:
+            await _adispose_all(made)
+            raise
 
 
 def _request(fn: Callable[..., Any], args: tuple[object, ...], context: CallContext) -> Call:
