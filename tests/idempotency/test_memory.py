@@ -1,5 +1,6 @@
 """What is special about memory: its bounds, its threads, and forks."""
 
+import gc
 import os
 import sys
 import threading
@@ -157,3 +158,13 @@ def test_a_database_of_something_else_is_left_alone(tmp_path) -> None:
     newer.close()
     with pytest.raises(sqlite3.DatabaseError, match="later version"):
         newer.purge()
+
+
+def test_a_file_that_nobody_closes_is_closed_with_its_store(tmp_path) -> None:
+    store = SQLiteStore(tmp_path / "keys.db")
+    store.purge()
+    connection = store._connection
+    del store
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        connection.execute("SELECT 1")

@@ -13,7 +13,7 @@ STEP: Final[Seconds] = 1 / 128
 """Seconds within which all deadlines of an event loop share a timer, and by which one may be late at most."""
 
 FURTHEST: Final[Seconds] = 60.0
-"""Seconds ahead for which there are timers at most; who has longer is looked at again then. Since timers stay,
+"""Seconds ahead for which there are timers at most; who has longer is looked at again then. As timers stay,
 those of an hour would be half a million. Source: the longest time that a request has by default."""
 
 _here: Final = threading.local()

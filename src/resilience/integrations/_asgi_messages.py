@@ -60,6 +60,7 @@ def is_seconds(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def several(given: object) -> tuple[Any, ...] | None:
+def several(given: Iterable[Any]) -> tuple[Any, ...] | None:
     """Return what *given* holds; None if it is one text, or nothing that holds anything."""
-    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else None
+    value: object = given
+    return None if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) else tuple(given)

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -98,7 +99,8 @@ class SQLiteStore(ThreadedStore):
     """
 
     __slots__ = (
-        "_abandoned", "_busy_timeout", "_claims", "_clock", "_connection", "_lock", "_path", "_synchronous",
+        "_abandoned", "_busy_timeout", "_claims", "_clock", "_connection", "_farewell", "_lock", "_path",
+        "_synchronous",
     )  # fmt: skip
 
     def __init__(
@@ -124,6 +126,7 @@ class SQLiteStore(ThreadedStore):
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._abandoned: list[sqlite3.Connection] = []
+        self._farewell: weakref.finalize[Any, SQLiteStore] | None = None
         self._claims = 0
         fork.register(self)
 
@@ -131,6 +134,8 @@ class SQLiteStore(ThreadedStore):
         # The parent's connection must be neither used nor closed here: closing drops the parent's file locks.
         if self._connection is not None:
             self._abandoned.append(self._connection)
+        if self._farewell is not None:
+            self._farewell.detach()
         self._connection = None
         self._lock = threading.RLock()
 
@@ -138,6 +143,8 @@ class SQLiteStore(ThreadedStore):
         """Close the file. The next use opens it again."""
         with self._lock:
             connection, self._connection = self._connection, None
+            if self._farewell is not None:
+                self._farewell.detach()
             if connection is not None:
                 connection.close()
 
@@ -215,7 +222,9 @@ class SQLiteStore(ThreadedStore):
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = self._open()
+            self._connection = connection = self._open()
+            # A store that nobody closes, such as one in a module, is closed with its last user.
+            self._farewell = weakref.finalize(self, connection.close)
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
