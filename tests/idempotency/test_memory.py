@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sqlite3
 import sys
 import threading
 
@@ -144,7 +145,6 @@ def test_a_child_opens_the_file_anew_and_the_parent_goes_on(tmp_path) -> None:
 
 
 def test_a_database_of_something_else_is_left_alone(tmp_path) -> None:
-    import sqlite3
 
     with sqlite3.connect(tmp_path / "mine.db") as line:
         line.execute("CREATE TABLE idempotency (mine)")

@@ -256,6 +256,31 @@ def test_a_request_is_as_important_as_it_says_up_to_what_is_granted(async_runtim
     assert seen == [got]
 
 
+@pytest.mark.parametrize(
+    ("said", "got"),
+    [
+        ([b"critical", b"low"], Priority.LOW),
+        ([b"low", b"critical"], Priority.LOW),
+        ([b"critical", b"junk"], Priority.CRITICAL),
+        ([b"junk", b"high"], Priority.HIGH),
+        ([b"", b"\xff"], Priority.NORMAL),
+    ],
+)
+def test_of_several_words_the_one_that_says_least_counts(async_runtime, said, got):
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(current_priority())
+
+    async def body():
+        limiter = ConcurrencyLimiter("requests", limit=1)
+        scope = {"type": "http", "path": "/", "headers": [(b"x-request-priority", word) for word in said]}
+        await LoadSheddingMiddleware(app, limiter, highest=Priority.CRITICAL)(scope, None, None)
+
+    async_runtime.run(body)
+    assert seen == [got]
+
+
 def test_nobody_is_asked_without_a_header(async_runtime):
     seen = []
 
