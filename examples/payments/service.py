@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from resilience.idempotency import child_key
 from resilience.idempotency.stores import SQLiteStore
@@ -27,6 +26,13 @@ from resilience.integrations.asgi import IdempotencyMiddleware
 TOKENS = {"token-of-ann": "ann", "token-of-bob": "bob", "token-of-eve": "eve"}
 LEASE = 1.0  # seconds after which another process takes over from one that was killed
 SLOWEST = 0.08  # seconds for which the handler is at work before, and again after, the money has moved
+
+
+class Order(BaseModel):
+    """What a customer wants to pay for."""
+
+    order: str
+    amount: int
 
 
 class Provider:
@@ -75,18 +81,19 @@ class Authentication:
 def application(folder: Path, *, guarded: bool) -> Any:
     """Return the service; not *guarded*, it is what it would be without keys."""
     provider = Provider(folder / "provider.db")
+    app: Any = FastAPI()
 
-    async def pay(request: Request) -> JSONResponse:
-        asked, customer = await request.json(), request.scope["customer"]
+    @app.post("/payments", status_code=201)
+    async def pay(order: Order, request: Request) -> dict[str, str | int]:
+        customer: str = request.scope["customer"]
         # The same when another process does the work again after a crash, so the provider charges once.
         key = child_key("charge") if guarded else str(uuid.uuid4())
         await asyncio.sleep(random.uniform(0, SLOWEST))
-        number = provider.charge(key, customer, asked["order"], asked["amount"])
+        number = provider.charge(key, customer, order.order, order.amount)
         (folder / f"ready-{os.getpid()}").touch()  # from now on this process may be killed
         await asyncio.sleep(random.uniform(0, SLOWEST))
-        return JSONResponse({"charge": number, "customer": customer, **asked}, 201)
+        return {"charge": number, "customer": customer, "order": order.order, "amount": order.amount}
 
-    app: Any = Starlette(routes=[Route("/payments", pay, methods=["POST"])])
     if guarded:
         app = IdempotencyMiddleware(
             app,

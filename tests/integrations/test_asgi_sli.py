@@ -312,7 +312,7 @@ def test_a_function_for_routes_that_fails_does_not_break_the_request(async_runti
 
 @pytest.mark.parametrize("slos", [[], None, 3, ["checkout"], [objective, objective()]])
 def test_objectives_must_be_given(slos):
-    with pytest.raises(ConfigError, match="slos"):
+    with pytest.raises(ConfigError, match="slos must be a list of at least one SLO"):
         SLIMiddleware(answering(), slos=slos)
 
 

@@ -720,3 +720,17 @@ def test_files_are_closed_by_nobody_but_their_owner(web) -> None:
         assert not file.closed
 
     web.runtime.run(body)
+
+
+def test_a_limiter_that_cannot_take_the_servers_word_does_not_lose_the_answer(web) -> None:
+    class Deaf(RateLimiter):
+        def follow(self, **terms):
+            raise ZeroDivisionError
+
+    async def body():
+        with RawServer(reply(200, b"abc", RateLimit='"default";r=50;t=30')) as server:
+            async with web.client(Deaf(rate=rates.Aimd(start=100))) as client:
+                response = await client.get(server.url)
+                assert (response.status_code, response.content, client.busy) == (200, b"abc", 0)
+
+    web.runtime.run(body)

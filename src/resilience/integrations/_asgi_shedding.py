@@ -24,7 +24,6 @@ from resilience.integrations._asgi_messages import (
     Scope,
     Send,
     ends_answer,
-    header,
     is_header,
     is_seconds,
     send_problem,
@@ -55,7 +54,8 @@ class LoadSheddingMiddleware:
             with arguments.
         exempt: Paths that are always let in, such as ``"/healthz"``: compared with the whole path.
         priority_header: Where a request says how important it is: ``critical``, ``high``, ``normal``, ``low``
-            or ``sheddable``. All that the application calls for it inherits that. None: nobody is asked.
+            or ``sheddable``; of several the least counts, and what cannot be read is ignored. All that the
+            application calls for it inherits that. None: nobody is asked.
         highest: How important a request may say it is at most. Default `Priority.NORMAL`: a stranger can make
             itself less important only. Behind a gateway that sets the header, `Priority.CRITICAL`.
         retry_after: Seconds, > 0, to stay away that a refused client is told, rounded up, where the limiter
@@ -127,8 +127,7 @@ class LoadSheddingMiddleware:
         if scope["type"] != "http" or scope["path"] in self._exempt:
             await self.app(scope, receive, send)
             return
-        said = None if self._priority_header is None else header(scope, self._priority_header)
-        claimed = None if said is None else _PRIORITIES.get(said.lower())
+        claimed = None if self._priority_header is None else _priority_in(scope, self._priority_header)
         if claimed is None:
             await self._admit(scope, receive, send)
             return
@@ -212,6 +211,17 @@ class _Place:
             self._permit.settle(Verdict.IGNORED if self._is_streamed else verdict_on(self._status))
         except Exception:  # noqa: BLE001  # a user's limit that fails to learn does not break the request
             self._permit.release()
+
+
+def _priority_in(scope: Scope, name: bytes) -> Priority | None:
+    """Return how important a request says it is; of several the least: a proxy may add to a stranger's."""
+    least: Priority | None = None
+    for key, value in scope["headers"]:
+        if key == name:
+            said = _PRIORITIES.get(str(value, "latin-1").strip().lower())
+            if said is not None:
+                least = said if least is None else max(least, said)  # as above
+    return least
 
 
 def verdict_on(status: int) -> Verdict:

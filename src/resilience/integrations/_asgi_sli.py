@@ -58,7 +58,7 @@ class SLIMiddleware:
         objectives = [each for each in found if isinstance(each, SLO)]
         problems: list[Problem] = []
         if not objectives or len(objectives) < len(found):
-            problems.append(Problem("slos", given, "must be at least one SLO"))
+            problems.append(Problem("slos", given, "must be a list of at least one SLO"))
         if route_of is not None and not callable(route_of):
             problems.append(Problem("route_of", route_of, "must be a callable or None"))
         if problems:

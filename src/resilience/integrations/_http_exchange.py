@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import cache
 from typing import Any, Final
 
@@ -184,10 +185,11 @@ class Exchange:
         is_empty = self._request.method == "HEAD" or response.status_code in {204, 304}
         drain = Drain(self._settings.drain_bytes, self._settings.drain_seconds)
         response.stream = incoming(response, waits, drain, is_empty=is_empty)
-        limiters = self._limiters()
-        if limiters and (fields := fields_of(response)):
-            for limiter in limiters:
-                limiter.follow(**fields.terms)
+        with suppress(Exception):  # the answer is there: who cannot take the server's word does not lose it
+            limiters = self._limiters()
+            if limiters and (fields := fields_of(response)):
+                for limiter in limiters:
+                    limiter.follow(**fields.terms)
         return response
 
 

@@ -84,7 +84,7 @@ class Guard:
         retries = getattr(getattr(transport, "_pool", None), "_retries", 0)
         if retries and any(part.traits.repeats for part in self.policy.parts):
             message = f"{self.policy.name}: the transport connects up to {1 + retries} times in every attempt"
-            warnings.warn(message, ConfigWarning, stacklevel=4)
+            warnings.warn(message, ConfigWarning, stacklevel=3)  # of who made the client
 
     def _exchange(self, request: Any) -> Exchange:
         limiters, origin = lambda: self._limiters(request), origin_of(request)

@@ -76,11 +76,12 @@ class ResilientTransport(_Base):
     def __init__(
         self, policy: Policies, *, wrapped: Any, per: Per = None, **settings: Unpack[HttpOptions]
     ) -> None:
-        self._around(Guard(policy, per, HttpSettings(**settings)), wrapped)
+        guard = Guard(policy, per, HttpSettings(**settings))
+        self._around(guard, wrapped)
+        guard.warn_if_stacked(wrapped)
 
     def _around(self, guard: Guard, wrapped: Any) -> Self:
         _check_wrapped(wrapped, "handle_request", "a sync transport, such as HTTPTransport()")
-        guard.warn_if_stacked(wrapped)
         self._guard = guard
         self._wrapped = wrapped
         return self
@@ -137,11 +138,12 @@ class AsyncResilientTransport(_AsyncBase):
     def __init__(
         self, policy: Policies, *, wrapped: Any, per: Per = None, **settings: Unpack[HttpOptions]
     ) -> None:
-        self._around(Guard(policy, per, HttpSettings(**settings)), wrapped)
+        guard = Guard(policy, per, HttpSettings(**settings))
+        self._around(guard, wrapped)
+        guard.warn_if_stacked(wrapped)
 
     def _around(self, guard: Guard, wrapped: Any) -> Self:
         _check_wrapped(wrapped, "handle_async_request", "an async transport, such as AsyncHTTPTransport()")
-        guard.warn_if_stacked(wrapped)
         self._guard = guard
         self._wrapped = wrapped
         return self
@@ -209,6 +211,8 @@ def resilient(client: C, policy: Policies, *, per: Per = None, **settings: Unpac
     kind: Any = AsyncResilientTransport if hasattr(given, "aclose") else ResilientTransport
     # One and the same transport may be mounted more than once.
     around = {id(each): kind.__new__(kind)._around(guard, each) for each in transports}
+    for each in transports:
+        guard.warn_if_stacked(each)
     given._transport = around[id(given._transport)]
     given._mounts = {pattern: around.get(id(each)) for pattern, each in given._mounts.items()}
     return client
