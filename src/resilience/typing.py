@@ -128,8 +128,8 @@ class Limit(Protocol):
 
     Three attributes may be there besides: ``quantile``, in (0, 1), asks for that quantile of the times in
     every sample; ``needs_latency = False`` says that no sample need tell how long calls took, unless the
-    limit is below 1, which spares each call one look at the clock; ``cause`` is a word for the latest change, which its event carries. The
-    first two are read when the limiter is made or reconfigured.
+    limit is below 1, which spares each call one look at the clock; ``cause`` is a word for the latest change,
+    which its event carries. The first two are read when the limiter is made or reconfigured.
     """
 
     @property

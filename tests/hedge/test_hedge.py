@@ -22,6 +22,7 @@ from resilience._runtime.pipeline import Pipeline
 from resilience.deadline import deadline, remaining
 from resilience.errors import ConcurrencyLimitedError, ConfigError, DeadlineExceededError, RejectedError
 from resilience.hedge import Hedge, HedgeSettings, quantile
+from resilience.hedge._heat import Heat
 from resilience.outcome import CallContext, Outcome, Verdict
 from resilience.testing import FakeClock, delayed, script
 from resilience.timeout import Timeout
@@ -1174,3 +1175,19 @@ def test_concurrent_calls_share_one_hedge(runtime: Any, fake_clock: FakeClock) -
     runtime.run(body)
     settles(lambda: fake_clock.advance(10.0) or slots.used == 0)
     assert (policy.calls, policy.hedges, policy.wins) == (8, 8, {2: 8})
+
+
+def test_a_deadline_that_passes_just_before_the_first_attempt_starts_nothing(
+    fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Heat._read
+
+    def late(heat: Heat) -> None:
+        fake_clock.advance(10.0)
+        read(heat)
+
+    monkeypatch.setattr(Heat, "_read", late)
+    hedge = Hedge(after=1.0, idempotent=True)
+    with deadline(5.0), pytest.raises(DeadlineExceededError) as caught:
+        hedge.call(lambda: 1)
+    assert not caught.value.started

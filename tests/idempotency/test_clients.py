@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -191,3 +192,17 @@ def test_what_is_no_client_is_refused(bad: object) -> None:
 def test_what_is_no_database_is_refused(bad: dict) -> None:
     with pytest.raises(ConfigError):
         PostgresStore(**{"conninfo": "host=x", **bad})
+
+
+@pytest.mark.parametrize(
+    ("library", "make", "needs"),
+    [
+        ("psycopg", lambda: PostgresStore("dbname=keys"), r"PostgresStore needs psycopg.*\[postgres\]"),
+        ("redis", lambda: RedisStore("redis://127.0.0.1"), r"RedisStore needs redis.*\[redis\]"),
+        ("valkey", lambda: RedisStore("valkey://127.0.0.1"), "RedisStore needs valkey"),
+    ],
+)
+def test_a_store_whose_library_is_missing_names_it(monkeypatch, library, make, needs) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=needs):
+        make()

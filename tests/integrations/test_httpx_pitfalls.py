@@ -447,10 +447,11 @@ def test_h9_a_transport_that_retries_inside_a_retry_is_warned_of(web) -> None:
 def test_h9_the_warning_points_at_the_line_that_wraps(web) -> None:
     kind = AsyncResilientTransport if web.is_async else ResilientTransport
     client = (web.lib.AsyncClient if web.is_async else web.lib.Client)(transport=web.transport(retries=2))
-    with pytest.warns(ConfigWarning) as caught:
+    with pytest.warns(ConfigWarning) as around_a_transport:
         kind(retrying(), wrapped=web.transport(retries=2))
+    with pytest.warns(ConfigWarning) as around_a_client:
         resilient(client, retrying())
-    assert [warning.filename for warning in caught] == [__file__, __file__]
+    assert {warning.filename for warning in (*around_a_transport, *around_a_client)} == {__file__}
 
 
 def test_h10_proxies_of_the_environment_and_mounts_stay_and_are_guarded(web, monkeypatch) -> None:

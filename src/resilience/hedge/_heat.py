@@ -108,6 +108,8 @@ class Heat:
             now = _clock.monotonic()
             left = None if deadline is None else deadline - now
             if left is not None and left <= 0:
+                if race.started == 0:
+                    return Outcome(error=DeadlineExceededError("deadline exceeded: not started"))
                 race.stop()
                 if race.result is None:
                     return Outcome(error=DeadlineExceededError(started=True))

@@ -27,7 +27,9 @@ class Heart:
     once in that time, whoever begins need not wake it.
     """
 
-    __slots__ = ("__weakref__", "_again", "_bell", "_interval", "_lock", "_store", "_thread", "_watched")
+    __slots__ = (
+        "__weakref__", "_again", "_bell", "_busy", "_interval", "_lock", "_store", "_thread", "_watched",
+    )  # fmt: skip
 
     def __init__(self, store: object, lease: Seconds) -> None:
         self._store = store  # so that no other store gets its place
@@ -41,6 +43,7 @@ class Heart:
         self._thread: threading.Thread | None = None
         self._watched: dict[Session, Seconds] = {}
         self._again: list[tuple[Seconds, Retrying]] = []
+        self._busy = 0  # those that are being tried now, and may come back
 
     def watch(self, session: "Session") -> None:
         """Renew the lease of *session* until `forget`."""
@@ -56,7 +59,7 @@ class Heart:
     def retry(self, job: "Retrying") -> None:
         """Do *job* until it succeeds or its time is over."""
         with self._lock:
-            if len(self._again) >= MOST_RETRIES:
+            if len(self._again) + self._busy >= MOST_RETRIES:
                 return
             self._again.append((time.monotonic() + job.pause(), job))
             self._start()
@@ -68,10 +71,8 @@ class Heart:
             self._thread = thread
             try:
                 thread.start()
-            except (
-                RuntimeError
-            ):  # the interpreter is ending, or there are no threads left: leases just run out
-                self._thread = None
+            except RuntimeError:
+                self._thread = None  # the interpreter ends, or no thread is left: leases just run out
 
     def _run(self) -> None:
         while True:
@@ -83,11 +84,14 @@ class Heart:
                     self._watched[session] = now + self._interval
                 jobs = [job for due, job in self._again if due <= now]
                 self._again = [entry for entry in self._again if entry[0] > now]
+                self._busy = len(jobs)
             for session in sessions:
                 session.beat()
             for job in jobs:
-                if not job.attempt() and not job.is_over():
-                    with self._lock:
+                is_over = job.attempt() or job.is_over()
+                with self._lock:
+                    self._busy -= 1
+                    if not is_over:
                         self._again.append((time.monotonic() + job.pause(), job))
             with self._lock:
                 if not self._watched and not self._again:

@@ -62,5 +62,5 @@ def is_seconds(value: object) -> bool:
 
 def several(given: Iterable[Any]) -> tuple[Any, ...] | None:
     """Return what *given* holds; None if it is one text, or nothing that holds anything."""
-    value: object = given
-    return None if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) else tuple(given)
+    value: Any = given
+    return None if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__") else tuple(value)

@@ -1,5 +1,6 @@
 """A few connections that are used again, of either colour."""
 
+import os
 import select
 import threading
 import weakref
@@ -21,6 +22,12 @@ def is_quiet(connection: Any) -> bool:
     return not poll.poll(0)
 
 
+def leave(idle: list[Any], process: int) -> None:
+    """Close connections that nobody will use or close any more, unless they are those of a parent process."""
+    while idle and os.getpid() == process:
+        idle.pop().pgconn.finish()
+
+
 class Pool:
     """Connections for threads: as many as are in use at once, of which a few are kept."""
 
@@ -28,15 +35,18 @@ class Pool:
 
     def __init__(self, connect: Callable[[], Any]) -> None:
         self.connect = connect
-        self._idle: list[Any] = []
         self._abandoned: list[Any] = []
-        self._lock = threading.RLock()
+        self._begin()
         fork.register(self)
+
+    def _begin(self) -> None:
+        self._idle: list[Any] = []
+        self._lock = threading.RLock()
+        weakref.finalize(self, leave, self._idle, os.getpid())
 
     def _after_fork(self) -> None:
         self._abandoned += self._idle  # the parent's: to close them here would end its sessions
-        self._idle = []
-        self._lock = threading.RLock()
+        self._begin()
 
     def take(self) -> Any:
         """Return a connection that works, as far as one can tell without asking."""
@@ -61,7 +71,8 @@ class Pool:
     def close(self) -> None:
         """Close what is kept."""
         with self._lock:
-            idle, self._idle = self._idle, []
+            idle = self._idle[:]
+            self._idle.clear()
         for connection in idle:
             connection.close()
 
@@ -69,7 +80,7 @@ class Pool:
 class AsyncPool:
     """Connections for the tasks of asyncio: each belongs to the event loop that it was made in."""
 
-    __slots__ = ("_idle", "connect")
+    __slots__ = ("__weakref__", "_idle", "connect")
 
     def __init__(self, connect: Callable[[], Awaitable[Any]]) -> None:
         self.connect = connect
@@ -78,7 +89,13 @@ class AsyncPool:
     def _here(self) -> list[Any]:
         import asyncio  # noqa: PLC0415  # only for tasks
 
-        return self._idle.setdefault(asyncio.get_running_loop(), [])
+        loop = asyncio.get_running_loop()
+        idle = self._idle.get(loop)
+        if idle is None:
+            idle = self._idle[loop] = []
+            for owner in (self, loop):
+                weakref.finalize(owner, leave, idle, os.getpid())
+        return idle
 
     async def take(self) -> Any:
         """Return a connection that works, as far as one can tell without asking."""

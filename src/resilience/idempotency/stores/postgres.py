@@ -275,8 +275,10 @@ class TransactionStore(_SqlStore):
 
 
 def _own_pools(conninfo: str) -> tuple[Pool, AsyncPool]:
-    import psycopg  # noqa: PLC0415  # when asked for
-
+    try:
+        import psycopg  # noqa: PLC0415  # when asked for
+    except ImportError as error:
+        raise ImportError("PostgresStore needs psycopg: install resilience-policies[postgres]") from error
     options = f"-c statement_timeout={PATIENCE}s"
     settings: dict[str, Any] = {"autocommit": True, "connect_timeout": PATIENCE}
     if "options=" not in conninfo:  # whoever sets options knows better

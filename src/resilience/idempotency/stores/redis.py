@@ -221,13 +221,18 @@ def _decodes(client: Any) -> bool:
 
 def _connect(url: str) -> Client:
     limits: dict[str, Any] = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
-    if url.startswith("valkey"):
-        import valkey  # noqa: PLC0415  # when asked for
+    made: Any
+    try:
+        if url.startswith("valkey"):
+            import valkey  # noqa: PLC0415  # when asked for
 
-        made: Any = valkey.Valkey
-    else:
-        import redis  # noqa: PLC0415  # when asked for
+            made = valkey.Valkey
+        else:
+            import redis  # noqa: PLC0415  # when asked for
 
-        made = redis.Redis
+            made = redis.Redis
+    except ImportError as error:
+        needed = "valkey" if url.startswith("valkey") else "redis: install resilience-policies[redis]"
+        raise ImportError(f"RedisStore needs {needed}") from error
     client: Client = made.from_url(url, **limits)
     return client

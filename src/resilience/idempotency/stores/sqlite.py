@@ -32,35 +32,36 @@ _INDEX: Final = "CREATE INDEX IF NOT EXISTS idempotency_expires_at ON idempotenc
 # One statement claims, also under eight processes: where WHERE is false nothing comes back.
 _CLAIM: Final = """
 INSERT INTO idempotency AS r (key, fingerprint, state, owner, epoch, lease_until, expires_at, taken_over)
-VALUES (?1, ?2, 0, ?3, 1, ?4 + ?5, ?4 + max(?5, ?6), 0)
+VALUES (:key, :fingerprint, 0, :owner, 1, :now + :lease, :now + max(:lease, :retention), 0)
 ON CONFLICT (key) DO UPDATE SET
     fingerprint = excluded.fingerprint, owner = excluded.owner, epoch = r.epoch + 1,
     lease_until = excluded.lease_until, expires_at = excluded.expires_at, value = NULL,
-    taken_over = (r.state = 0 AND r.expires_at > ?4), state = 0
-WHERE r.expires_at <= ?4 OR r.state = 3
-    OR (r.state = 0 AND r.lease_until <= ?4 AND ?7 AND r.fingerprint = excluded.fingerprint AND r.owner <> ?3)
+    taken_over = (r.state = 0 AND r.expires_at > :now), state = 0
+WHERE r.expires_at <= :now OR r.state = 3
+    OR (r.state = 0 AND r.lease_until <= :now AND :takeover
+        AND r.fingerprint = excluded.fingerprint AND r.owner <> :owner)
 RETURNING epoch, taken_over"""
-_LOOK: Final = (
-    "SELECT fingerprint, state, owner, epoch, lease_until, expires_at, value FROM idempotency WHERE key = ?1"
-)
+_LOOK: Final = """
+SELECT fingerprint, state, owner, epoch, lease_until, expires_at, value FROM idempotency
+WHERE key = :key"""
 _RENEW: Final = """
-UPDATE idempotency SET lease_until = ?3 + ?4, expires_at = max(expires_at, ?3 + ?4)
-WHERE key = ?1 AND owner = ?2 AND state = 0 AND expires_at > ?3 RETURNING 1"""
+UPDATE idempotency SET lease_until = :now + :lease, expires_at = max(expires_at, :now + :lease)
+WHERE key = :key AND owner = :owner AND state = 0 AND expires_at > :now RETURNING 1"""
 # A completion that is repeated changes nothing, and is true again.
 _COMPLETE: Final = """
 UPDATE idempotency SET
-    value = CASE state WHEN 0 THEN ?4 ELSE value END,
-    expires_at = CASE state WHEN 0 THEN ?3 + ?5 ELSE expires_at END,
-    state = CASE WHEN state > 0 THEN state WHEN ?4 IS NULL THEN 2 ELSE 1 END
-WHERE key = ?1 AND owner = ?2 AND state < 3 AND expires_at > ?3 RETURNING 1"""
+    value = CASE state WHEN 0 THEN :value ELSE value END,
+    expires_at = CASE state WHEN 0 THEN :now + :retention ELSE expires_at END,
+    state = CASE WHEN state > 0 THEN state WHEN :value IS NULL THEN 2 ELSE 1 END
+WHERE key = :key AND owner = :owner AND state < 3 AND expires_at > :now RETURNING 1"""
 _RELEASE: Final = """
 UPDATE idempotency SET state = 3
-WHERE key = ?1 AND owner = ?2 AND state IN (0, 3) AND expires_at > ?3 RETURNING 1"""
+WHERE key = :key AND owner = :owner AND state IN (0, 3) AND expires_at > :now RETURNING 1"""
 _EXPIRE: Final = """
 UPDATE idempotency SET state = 3, owner = zeroblob(16), value = NULL
-WHERE key = ?1 AND state < 3 AND expires_at > ?2 RETURNING 1"""
+WHERE key = :key AND state < 3 AND expires_at > :now RETURNING 1"""
 _PURGE: Final = """
-DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE expires_at <= ?1 LIMIT ?2)"""
+DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE expires_at <= :now LIMIT :limit)"""
 
 _TURNS: Final = 10
 """Times that a claim is tried again where the record changes between its two statements."""
@@ -163,12 +164,20 @@ class SQLiteStore(ThreadedStore):
         """Claim a key, or say why not."""
         for _ in range(_TURNS):
             now = self._clock()
-            wish = (key, ask.fingerprint, ask.owner, now, ask.lease, ask.retention, ask.takeover)
-            won = self._execute(_CLAIM, wish)
+            won = self._execute(
+                _CLAIM,
+                key=key,
+                fingerprint=ask.fingerprint,
+                owner=ask.owner,
+                now=now,
+                lease=ask.lease,
+                retention=ask.retention,
+                takeover=ask.takeover,
+            )
             if won:
                 self._tidy()
                 return Claimed(won[0][0], bool(won[0][1]))
-            rows = self._execute(_LOOK, (key,))
+            rows = self._execute(_LOOK, key=key)
             if rows:
                 answer, fresh = machine.claim(_record(rows[0]), ask, self._clock())
                 if fresh is None:
@@ -178,19 +187,20 @@ class SQLiteStore(ThreadedStore):
 
     def renew(self, key: bytes, owner: bytes, lease: Seconds) -> bool:
         """Extend the lease; False if the key is no longer *owner*'s."""
-        return bool(self._execute(_RENEW, (key, owner, self._clock(), lease)))
+        return bool(self._execute(_RENEW, key=key, owner=owner, now=self._clock(), lease=lease))
 
     def complete(self, key: bytes, owner: bytes, value: bytes | None, retention: Seconds) -> bool:
         """Keep the result, None for a tombstone; False if the key is no longer *owner*'s."""
-        return bool(self._execute(_COMPLETE, (key, owner, self._clock(), value, retention)))
+        now = self._clock()
+        return bool(self._execute(_COMPLETE, key=key, owner=owner, now=now, value=value, retention=retention))
 
     def release(self, key: bytes, owner: bytes) -> bool:
         """Give the key back; False if it is no longer *owner*'s."""
-        return bool(self._execute(_RELEASE, (key, owner, self._clock())))
+        return bool(self._execute(_RELEASE, key=key, owner=owner, now=self._clock()))
 
     def inspect(self, key: bytes) -> Record | None:
         """Return what is known about a key. Its instants are seconds from now."""
-        rows, now = self._execute(_LOOK, (key,)), self._clock()
+        rows, now = self._execute(_LOOK, key=key), self._clock()
         if not rows:
             return None
         record = _record(rows[0])
@@ -200,19 +210,19 @@ class SQLiteStore(ThreadedStore):
 
     def expire(self, key: bytes) -> bool:
         """Forget what is known about a key, whoever owns it; False if there is nothing."""
-        return bool(self._execute(_EXPIRE, (key, self._clock())))
+        return bool(self._execute(_EXPIRE, key=key, now=self._clock()))
 
     def purge(self, limit: int = 1000) -> int:
         """Remove up to *limit* records that count as absent; return how many."""
         with self._lock:
-            return self._connected().execute(_PURGE, (self._clock(), limit)).rowcount
+            return self._connected().execute(_PURGE, {"now": self._clock(), "limit": limit}).rowcount
 
     def _tidy(self) -> None:
         self._claims += 1
         if self._claims % 100 == 0:  # twice as many out as came in, so that what is over never piles up
             self.purge(200)
 
-    def _execute(self, statement: str, values: Sequence[Any]) -> list[Any]:
+    def _execute(self, statement: str, **values: Any) -> list[Any]:
         with self._lock:
             cursor = self._connected().execute(statement, values)
             try:
