@@ -23,7 +23,7 @@ from resilience import (
 )
 from resilience._core.check import Check
 from resilience._runtime.policy import NO_TRAITS, Binding, Policy, Traits
-from resilience.errors import ConfigError, LoadShedError
+from resilience.errors import ConfigError, ConfigWarning, LoadShedError
 from resilience.limits import Aimd
 from resilience.outcome import CallContext, Outcome, Verdict
 from resilience.rates import Cubic
@@ -517,3 +517,11 @@ def test_a_copy_of_a_pipeline_is_made_of_copies():
     assert [type(policy) for policy in made.policies] == [Retry, CircuitBreaker]
     assert breaker not in made.policies
     assert made._classify is pipeline._classify
+
+
+def test_a_copy_of_a_pipeline_gives_its_warnings_no_second_time():
+    with pytest.warns(ConfigWarning, match="fallback"):
+        pipeline = Pipeline("stock", Retry(), Fallback(value=1))
+    made = pipeline.copy()  # a warning would be an error here
+    assert made.call(lambda: 7) == 7
+    assert made.policies[0].name == "stock"

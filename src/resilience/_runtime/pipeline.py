@@ -77,9 +77,13 @@ class Pipeline(Policy):
         problems = [*inherited_problems(name, on, classify), *_problems(policies)]
         if problems:
             raise ConfigError("Pipeline" if name is None else f"Pipeline {name!r}", problems)
-        super().__init__(name, on=on, classify=classify)
         for unwise in compose.unwise(_flat(policies)):
             warnings.warn(f"{name or 'pipeline'}: {unwise}", ConfigWarning, stacklevel=2)
+        self._begin(name, policies, classify if on is None else errors_in(on))
+
+    def _begin(self, name: str | None, policies: Sequence[Policy], classify: Classifier | None) -> None:
+        """Be a pipeline of these policies, which are all right."""
+        super().__init__(name, classify=classify)
         self._policies = tuple(policies)
         self._outers: WeakSet[Pipeline] = WeakSet()
         self._version = 0
@@ -283,10 +287,10 @@ class Pipeline(Policy):
 
     def copy(self) -> Self:
         """Return another pipeline of copies of its policies, which have seen no call yet."""
+        made = type(self).__new__(type(self))  # without the warnings, which were given once
         with self._lock:
-            made = type(self)(self._name, *[policy.copy() for policy in self._policies])
-            made._classify = self._classify
-            return made
+            made._begin(self._name, [policy.copy() for policy in self._policies], self._classify)
+        return made
 
     def describe(self) -> str:
         """
