@@ -245,3 +245,25 @@ def test_an_interrupt_while_lost_results_are_closed_still_closes_them_all() -> N
     with pytest.raises(KeyboardInterrupt):
         StreamedCalls(Lost(), "pages").call(opened)
     assert [page.closed for page in pages] == [1, 1]
+
+
+def test_a_result_that_is_put_aside_for_a_retry_holds_its_place_until_it_is_closed(runtime) -> None:
+    slots = Slots(limit=1)
+    used = []
+
+    class Counted(Page):
+        def close(self):
+            super().close()
+            used.append(slots.used)
+
+    async def body():
+        pages = iter([Counted(Verdict.BAD), Page()])
+        retry = Retry(attempts=2, backoff=constant(0.0), budget=None)
+        calls = StreamedCalls(Pipeline("pages", retry, slots), "pages", classify=judge)
+        streamed = await made(runtime, calls, lambda: next(pages))
+        assert used == [1]
+        assert slots.used == 1  # that of the page to read
+        streamed.end(Outcome(streamed.value))
+        assert slots.used == 0
+
+    runtime.run(body)

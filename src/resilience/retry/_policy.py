@@ -241,9 +241,9 @@ class Retry(Policy):
                         budget.fail(verdict)
                     call.adopt(attempt)
                     return self._final(progress, outcome, reason, attempt.context.attempt)
-                progress.discard(attempt, outcome)
-                if outcome.error is None:
+                if outcome.error is None:  # first: a response holds its place until it is closed
                     yield Dispose(outcome.value)
+                progress.discard(attempt, outcome)
                 del outcome
                 self.delay += decision
                 # The first time at once, if that is what was asked for. Later it waits even then, so that a
