@@ -245,11 +245,11 @@ def test_a_row_that_goes_between_the_two_statements_of_a_claim_is_claimed_after_
     store.claim(K, first)
     execute, said = store._execute, []
 
-    def racing(statement: str, values: tuple[object, ...]) -> list[object]:
+    def racing(statement: str, **values: object) -> list[object]:
         said.append(statement.split(maxsplit=1)[0])
-        rows = execute(statement, values)
+        rows = execute(statement, **values)
         if said == ["INSERT"]:
-            execute("DELETE FROM idempotency", ())
+            execute("DELETE FROM idempotency")
         return rows
 
     class Racing(type(store)):
