@@ -12,6 +12,7 @@ from contextlib import suppress
 from unittest.mock import patch
 
 import pytest
+from tests.virtual_loop import VirtualLoop
 
 from resilience import Pipeline, Timeout
 from resilience._runtime import compile as compiling
@@ -274,27 +275,9 @@ def test_a_loop_that_stands_still_for_a_while_goes_on():
     loop.close()
 
 
-class OwnTime(asyncio.SelectorEventLoop):
-    """A loop in which nobody waits: its clock goes to where the next timer is."""
-
-    def __init__(self):
-        super().__init__()
-        self._now = 0.0
-        select = self._selector.select
-
-        def jump(seconds=None):
-            self._now += seconds or 0.0
-            return select(0)
-
-        self._selector.select = jump
-
-    def time(self):
-        return self._now
-
-
 def test_in_a_loop_with_a_time_of_its_own_that_time_counts():
     fetch = Timeout(10.0)(nap)
-    with asyncio.Runner(loop_factory=OwnTime) as runner:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         assert runner.run(fetch(9.0)) == "late"
         with pytest.raises(TimeoutError):
             runner.run(fetch(1_000.0))

@@ -6,6 +6,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.virtual_loop import VirtualLoop
 
 from resilience import Pipeline, Timeout, _clock
 from resilience._runtime import compile as compiling
@@ -18,24 +19,6 @@ TICK = 1 / 16
 
 LIMITS = [(4,), (8,), (8, 4), (12, 8, 4)]
 """How many ticks calls may take; the outermost policy's first."""
-
-
-class Jumping(asyncio.SelectorEventLoop):
-    """A loop in which nobody waits: its clock goes to where the next timer is."""
-
-    def __init__(self):
-        super().__init__()
-        self._now = 64.0
-        select = self._selector.select
-
-        def jump(seconds=None):
-            self._now += seconds or 0.0
-            return select(0)
-
-        self._selector.select = jump
-
-    def time(self):
-        return self._now
 
 
 def blocks(perform):
@@ -134,7 +117,7 @@ def history(way, tasks):
 
     calls, limits = way(perform)
     with (
-        asyncio.Runner(loop_factory=Jumping) as runner,
+        asyncio.Runner(loop_factory=VirtualLoop) as runner,
         patch.object(_clock, "monotonic", runner.get_loop().time),
     ):
         runner.run(body())

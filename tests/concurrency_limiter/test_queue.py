@@ -31,7 +31,7 @@ def turns(line):
     """Return who goes, one after the other, while places are free."""
     order = []
     while line:
-        (ticket,) = [waiter for waiter in line._waiters if line.is_first(waiter)]
+        (ticket,) = [waiter for waiter in line.waiters if line.is_first(waiter)]
         order.append(ticket)
         line.leave(ticket)
     return order
@@ -175,7 +175,7 @@ def test_one_whom_an_interrupt_left_half_in_line_keeps_nobody_waiting(half):
     if half == "line":
         line._rows[2, None].pop(ticket)
     else:
-        line._waiters.pop(ticket)
+        line.waiters.pop(ticket)
     line.leave(ticket)
     assert turns(line) == [other]
 
@@ -278,7 +278,7 @@ class QueueRules(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost(self):
-        assert list(self.line._waiters) == self.waiting
+        assert list(self.line.waiters) == self.waiting
         assert sum(map(len, self.line._rows.values())) == len(self.waiting) == self.line.permits
         assert self.machine.inflight == len(self.slots)
 

@@ -1340,7 +1340,7 @@ def test_a_faster_rate_serves_those_who_wait_earlier(runtime, still_clock):
         job = await queue.join("waiting")
         limited.reconfigure(rate=10)
         # Only one who looked again since the change is served as early as this.
-        await runtime.until(lambda: not next(iter(limited._line._waiters)).woken)
+        await runtime.until(lambda: not next(iter(limited._line.waiters)).woken)
         still_clock.advance(0.1)
         await runtime.sleep(0.01)
         still_clock.advance(0.1)
@@ -1357,7 +1357,7 @@ def test_a_faster_rate_serves_those_who_wait_for_a_key_earlier(runtime, still_cl
         queue = Queue(runtime, limited)
         job = await queue.join("waiting", key="ann")
         limited.reconfigure(rate=10)
-        await runtime.until(lambda: not next(iter(limited._lines["ann"]._waiters)).woken)
+        await runtime.until(lambda: not next(iter(limited._lines["ann"].waiters)).woken)
         still_clock.advance(0.1)
         await runtime.sleep(0.01)
         still_clock.advance(0.1)

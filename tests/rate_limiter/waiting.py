@@ -42,12 +42,12 @@ class Queue:
             if all(job.done() for job in self.jobs):
                 return
             clock.advance(step)
-            first = next(iter(self.limited._line._waiters), None)
+            first = next(iter(self.limited._line.waiters), None)
             await self._rest(first)
         raise AssertionError("somebody waits for ever")
 
     async def _rest(self, first):
         for _ in range(10):
             await self.runtime.sleep(0.001)
-            if next(iter(self.limited._line._waiters), None) is not first:
+            if next(iter(self.limited._line.waiters), None) is not first:
                 return

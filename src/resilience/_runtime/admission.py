@@ -118,9 +118,9 @@ class Admission(Policy):
         with self._lock:
             now = _clock.monotonic()
             line = self._line_of(ask)
-            if line._waiters:  # its own, as below: a look at who is in line is part of every call
+            if line.waiters:  # not its length: a look at who is in line is part of every call
                 line.forget_first_if_gone()  # who would keep everybody out for ever
-                if line._waiters and line.bars(ask):  # nobody overtakes those who wait
+                if line.waiters and line.bars(ask):  # nobody overtakes those who wait
                     return Refusal(self._wait_for(now, ask, line.permits))
             hold.token = decision = self._admit(now, ask)
             if self.counts_acquired and not isinstance(decision, Refusal):

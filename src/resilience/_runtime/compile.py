@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from resilience import _clock
 from resilience._runtime import drive, templates, text
-from resilience._runtime.hot import Replay, epoch
+from resilience._runtime.hot import Replay, epoch, has_gil
 from resilience._runtime.plan import Plan
 from resilience._runtime.policy import Binding, Policy
 from resilience._runtime.text import Signature
@@ -36,8 +36,7 @@ _BUILTINS: Final = ("BaseException", "Exception", "KeyError", "isinstance", "typ
 
 def is_on() -> bool:
     """Whether functions are generated: not if the environment says no, and not without a GIL."""
-    has_gil = getattr(sys, "_is_gil_enabled", None)
-    return _IS_WANTED and (has_gil is None or has_gil())
+    return _IS_WANTED and has_gil()
 
 
 _IS_WANTED: Final = os.environ.get("RESILIENCE_COMPILE", "1") != "0"

@@ -1,5 +1,6 @@
 """What generated code repeats of a policy: its success path, as statements."""
 
+import sys
 import threading
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -128,6 +129,12 @@ class Renewable(Protocol):
     def retire(self) -> None:
         """Let the next call look the code over."""
         ...
+
+
+def has_gil() -> bool:
+    """Whether a statement of one line without a call needs no lock."""
+    asks = getattr(sys, "_is_gil_enabled", None)  # there from 3.13 on
+    return asks is None or asks()
 
 
 class Epoch:

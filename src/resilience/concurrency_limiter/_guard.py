@@ -1,10 +1,10 @@
 """A guarded block for which there is a place: `Bulkhead.admit` and `settle`, as in generated code."""
 
-import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, cast
 
+from resilience._runtime.hot import has_gil
 from resilience._runtime.permit import Guard, Permit
 from resilience.concurrency_limiter._cell import Cell
 from resilience.concurrency_limiter._limit import FixedLimit
@@ -68,8 +68,8 @@ class PlaceGuard(Guard):
             super().__del__()
 
 
-HAS_GIL: Final = getattr(sys, "_is_gil_enabled", lambda: True)()
-"""Whether a statement without a call needs no lock."""
+HAS_GIL: Final = has_gil()
+"""Looked at once: a guard is made for each block."""
 
 make_guard: Final = cast("Callable[[], PlaceGuard]", PlaceGuard)
 """Make one whose attributes are still to be set."""

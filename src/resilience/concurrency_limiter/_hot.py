@@ -28,7 +28,7 @@ def hot(
         "limiter": policy, "bulkhead": bulkhead, "line": line, "counts": counts, "Slot": Slot,
     }  # fmt: skip
     # In one go: who joined the line meanwhile would wait for the next call to end.
-    back = ("$cell.inflight -= 1", "if $line._waiters: $limiter._wake_next()")
+    back = ("$cell.inflight -= 1", "if $line.waiters: $limiter._wake_next()")
     timed = (
         "$cell.timed += 1",
         "$took = now - began",
@@ -40,7 +40,7 @@ def hot(
     sampled = "if now >= $bulkhead.window_end: $limiter._take_sample()"
     return Hot(
         names=names,
-        unless=("$line._waiters",),
+        unless=("$line.waiters",),
         take=(
             "$cell = $bulkhead.cell",
             f"if ($n := $cell.inflight) < $cell.{most}: $cell.inflight = $n + 1",

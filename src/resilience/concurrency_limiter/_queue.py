@@ -100,7 +100,7 @@ class Queue(Line):
         self._rows.clear()
 
     def _wake_turn(self, has_room: Callable[[Hashable], bool]) -> None:
-        while self._waiters:
+        while self.waiters:
             turn = self._turn(has_room)
             if turn is None or turn.wake():
                 return
@@ -108,7 +108,7 @@ class Queue(Line):
 
     def _turn(self, has_room: Callable[[Hashable], bool]) -> Ticket | None:
         settings = self._machine.settings
-        newest_first = settings.order == "adaptive_lifo" and 2 * len(self._waiters) > settings.max_queue
+        newest_first = settings.order == "adaptive_lifo" and 2 * len(self.waiters) > settings.max_queue
         best: tuple[int, int] | None = None
         turn: Ticket | None = None
         for (rank, key), row in self._rows.items():

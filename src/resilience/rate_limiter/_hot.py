@@ -11,7 +11,7 @@ def hot(policy: Policy, gcra: Gcra, line: Line, counts: Counts, fail: Fail) -> H
     """Return the statements for *gcra*, with the *line* of those who wait for permits."""
     return Hot(
         names={"limiter": policy, "gcra": gcra, "line": line, "counts": counts},
-        unless=("$line._waiters",),
+        unless=("$line.waiters",),
         # Each line is right by itself: between two of them a tracer may let another thread come in.
         take=(
             "$t = began * $gcra.rate + $gcra.shift",

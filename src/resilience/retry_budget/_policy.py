@@ -370,7 +370,8 @@ class RetryBudget:
     def enlist(self, tally: Tally) -> None:
         """Count the calls of *tally* too, from now on: calls that began and ended good."""
         with self._lock:
-            self._tallies.append(tally)
+            if tally not in self._tallies:  # two threads may have come with it at once
+                self._tallies.append(tally)
 
     def dismiss(self, tally: Tally) -> None:
         """Keep what *tally* has counted, and look at it no more."""

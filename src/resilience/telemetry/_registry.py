@@ -215,5 +215,3 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
         kind="int",
     ),
 )
-
-ATTRIBUTE: Final = {attribute.key: attribute for attribute in ATTRIBUTES}
