@@ -1,8 +1,10 @@
 """Small policies and functions that tests put inside others."""
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import Any
 
+from resilience import _clock
 from resilience._core.permit import NEVER
 from resilience._runtime.flow import Call, Flow, Inner, Sleep
 from resilience._runtime.gate import Gate
@@ -139,3 +141,14 @@ def raising(error: BaseException) -> Callable[[], Any]:
         raise error
 
     return fail
+
+
+@contextmanager
+def clock_replaced(clock):
+    """Let the package read *clock* inside the block."""
+    before = _clock.monotonic
+    _clock.replace(clock)
+    try:
+        yield
+    finally:
+        _clock.replace(before)

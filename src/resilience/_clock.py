@@ -2,18 +2,31 @@
 The one clock everybody looks up.
 
 Policies read ``_clock.monotonic()`` by name at every use instead of binding it, so that
-`resilience.testing.FakeClock` can stand in for it at any time, for policies made before as well.
+`resilience.testing.FakeClock` can stand in for it at any time, for policies made before as well. Who binds
+it all the same, as generated code does, is a listener of `replace`.
 """
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from resilience.testing import FakeClock
     from resilience.typing import Clock
 
 monotonic: "Clock" = time.monotonic
-"""Seconds that never go back. Follow it, never bind it."""
+"""Seconds that never go back. Follow it, never bind it; `replace` puts another in its place."""
 
 fake: "FakeClock | None" = None
 """The fake clock in charge, if there is one: it sleeps in the package's stead."""
+
+listeners: Final[list[Callable[[], object]]] = []
+"""Called whenever another clock has taken over."""
+
+
+def replace(clock: "Clock") -> None:
+    """Let *clock* be the one that everybody looks up."""
+    global monotonic  # noqa: PLW0603  # there is one for the whole package
+    monotonic = clock
+    for listener in listeners:
+        listener()

@@ -12,6 +12,7 @@ import weakref
 from contextlib import suppress
 
 import pytest
+from tests.doubles import clock_replaced
 
 from resilience import (
     CircuitBreaker,
@@ -25,7 +26,6 @@ from resilience import (
     RetryBudget,
     Timeout,
     Verdict,
-    _clock,
     deadline,
 )
 from resilience._runtime import compile as compiling
@@ -457,45 +457,47 @@ def test_eight_threads_lose_no_count_and_no_place():
 
 def test_one_who_joins_the_line_before_a_later_gate_refuses_is_woken():
     first, second = ConcurrencyLimiter("first", limit=1), ConcurrencyLimiter("second", limit=1)
-    guarded = Pipeline(first, second)(lambda: 7)
     late = Ticket(2)
 
     class Joined:
         """Places that are taken; somebody joins the line of the first limiter while they are looked at."""
 
-        inflight = 1
+        started = 1.0
+        inflight = limit = 1
 
         @property
-        def limit(self):
+        def ceiling(self):
             if late not in first._line:
                 first._line.join(late)
                 assert not late.woken
-            return 1
+            return 1.0
 
     second._bulkhead.cell = Joined()
+    guarded = Pipeline(first, second)(lambda: 7)
     with pytest.raises(ConcurrencyLimitedError):
         guarded()
     assert late.woken
     assert first.inflight == 0
 
 
-def test_one_in_line_is_woken_though_an_interrupt_strikes_right_after_the_call(monkeypatch):
+def test_one_in_line_is_woken_though_an_interrupt_strikes_right_after_the_call():
     limiter = ConcurrencyLimiter(limit=Aimd(initial=1))
     late = Ticket(2)
 
-    def strike():
-        raise KeyboardInterrupt
+    def read():
+        if late in limiter._line:
+            raise KeyboardInterrupt
+        return 0.0
 
     def fetch(*, strikes):
         if strikes:
             limiter._line.join(late)
-            monkeypatch.setattr(_clock, "monotonic", strike)
 
     guarded = limiter(fetch)
-    guarded(strikes=False)
-    with pytest.raises(KeyboardInterrupt):
-        guarded(strikes=True)
-    monkeypatch.undo()
+    with clock_replaced(read):
+        guarded(strikes=False)
+        with pytest.raises(KeyboardInterrupt):
+            guarded(strikes=True)
     assert late.woken
     assert limiter.inflight == 0
 

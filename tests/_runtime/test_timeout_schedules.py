@@ -6,9 +6,10 @@ from unittest.mock import patch
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.doubles import clock_replaced
 from tests.virtual_loop import VirtualLoop
 
-from resilience import Pipeline, Timeout, _clock
+from resilience import Pipeline, Timeout
 from resilience._runtime import compile as compiling
 from resilience.deadline import current_deadline
 
@@ -118,7 +119,7 @@ def history(way, tasks):
     calls, limits = way(perform)
     with (
         asyncio.Runner(loop_factory=VirtualLoop) as runner,
-        patch.object(_clock, "monotonic", runner.get_loop().time),
+        clock_replaced(runner.get_loop().time),
     ):
         runner.run(body())
     assert not any(getattr(limit.queue, "began", None) for limit in limits)

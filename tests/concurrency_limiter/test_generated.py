@@ -5,6 +5,7 @@ import threading
 from unittest.mock import patch
 
 import pytest
+from tests.doubles import clock_replaced
 
 from resilience import ConcurrencyLimiter, RateLimiter
 from resilience._runtime import compile as compiling
@@ -63,7 +64,7 @@ def test_a_call_below_every_limit_that_learns_runs_generated_code(limit):
 def test_a_good_call_reads_the_clock_as_often_as_its_limit_needs(limit, reads):
     guarded = generated(lambda: None, limit if limit == 10 else limit())
     seen = []
-    with patch("resilience._clock.monotonic", lambda: seen.append(1) or 0.0):
+    with clock_replaced(lambda: seen.append(1) or 0.0):
         guarded()
     assert len(seen) == reads
 

@@ -49,7 +49,7 @@ def test_it_admits_up_to_the_limit_and_refuses_without_knowing_until_when():
     bulkhead.release(slots[0], 0.0)
     assert bulkhead.free == 1
     assert bulkhead.admit(0.0)
-    assert bulkhead.acquired == 3
+    assert bulkhead.cell.started == 3
 
 
 def test_without_shares_no_place_is_anybodys_own():
@@ -101,7 +101,7 @@ def test_after_a_fork_places_taken_in_the_parent_are_gone_and_bring_nothing():
     slots = [bulkhead.admit(0.0), bulkhead.admit(0.0)]
     bulkhead.resize(3)
     bulkhead.after_fork(1.0)
-    assert (bulkhead.inflight, bulkhead.limit, bulkhead.acquired) == (0, 3, 0)
+    assert (bulkhead.inflight, bulkhead.limit, bulkhead.cell.started) == (0, 3, 0)
     bulkhead.admit(1.0)
     bulkhead.settle(slots[0], Verdict.GOOD, 1.0)
     bulkhead.release(slots[1], 1.0)
@@ -112,10 +112,10 @@ def test_after_a_fork_places_taken_in_the_parent_are_gone_and_bring_nothing():
 def test_generated_code_that_was_under_way_during_a_fork_changes_nothing_either():
     bulkhead = make(limit=2)
     cell = bulkhead.cell
-    if (n := cell.inflight) < cell.limit:
-        cell.inflight = n + 1
+    if (n := cell.started) < cell.ceiling:
+        cell.started = n + 1.0
     bulkhead.after_fork(0.0)
-    cell.inflight -= 1
+    cell.ceiling += 1.0
     assert bulkhead.inflight == 0
 
 
@@ -123,10 +123,10 @@ def test_generated_code_and_the_methods_count_in_one_place():
     bulkhead = make(limit=2)
     cell = bulkhead.cell
     bulkhead.admit(0.0)
-    if (n := cell.inflight) < cell.limit:
-        cell.inflight = n + 1
+    if (n := cell.started) < cell.ceiling:
+        cell.started = n + 1.0
     assert bulkhead.admit(0.0) is NEVER
-    cell.inflight -= 1
+    cell.ceiling += 1.0
     assert bulkhead.admit(0.0)
 
 
@@ -135,13 +135,38 @@ def test_the_last_place_is_not_given_out_twice_if_generated_code_takes_it_meanwh
     cell = bulkhead.cell
 
     def slow(cell, now, *, rested):
-        cell.inflight += 1  # another thread, without the lock
+        cell.started += 1.0  # another thread, without the lock
         return Slot(cell, now, rested=rested)
 
     monkeypatch.setattr(_machine, "Slot", slow)
     assert bulkhead.admit(0.0) is NEVER
-    assert cell.inflight == 1
-    assert bulkhead.acquired == 0
+    assert cell.inflight == cell.started == 1
+
+
+@pytest.mark.parametrize("limit", [3, Learning(3)])
+def test_while_somebody_waits_generated_code_lets_nobody_in_and_admit_still_does(limit):
+    bulkhead = make(limit)
+    bulkhead.admit(0.0)
+    bulkhead.bar(True)
+    assert bulkhead.is_barred
+    assert bulkhead.cell.started >= bulkhead.cell.ceiling
+    assert bulkhead.inflight == 1
+    assert bulkhead.admit(0.0)
+    assert bulkhead.cell.started >= bulkhead.cell.ceiling
+    bulkhead.resize(9)
+    assert bulkhead.cell.started >= bulkhead.cell.ceiling
+    bulkhead.bar(False)
+    assert bulkhead.cell.ceiling == (9 if limit == 3 else 2)
+    assert bulkhead.inflight == 2
+
+
+def test_the_ceiling_follows_the_limit_while_calls_come_and_go():
+    bulkhead = make(limit=3)
+    slots = [bulkhead.admit(0.0) for _ in range(3)]
+    bulkhead.release(slots.pop(), 0.0)
+    assert (bulkhead.cell.started, bulkhead.cell.ceiling) == (3.0, 4.0)
+    bulkhead.resize(1)
+    assert (bulkhead.inflight, bulkhead.cell.ceiling) == (2, 2.0)
 
 
 def test_a_lower_limit_lets_calls_in_flight_go_on_and_admits_nobody_until_they_are_fewer():
@@ -379,19 +404,16 @@ def test_a_timeout_counts_in_the_mean_but_is_nobodys_fastest():
 
 
 def test_what_generated_code_counted_is_in_the_sample():
-    given = []
-    bulkhead = Bulkhead(ConcurrencyLimiterSettings(limit=Learning(10)), 0.0, lambda: len(given))
+    bulkhead = Bulkhead(ConcurrencyLimiterSettings(limit=Learning(10)), 0.0)
     cell = bulkhead.cell
-    if (n := cell.inflight) < cell.known:
-        cell.inflight = n + 1
-    given.append("by generated code")
+    if (n := cell.started) < cell.ceiling:
+        cell.started = n + 1.0
     took = 0.25
     cell.timed += 1
     cell.seconds += took
     if took < cell.shortest:
         cell.shortest = took
-    cell.inflight -= 1
-    given.append("by admit")
+    cell.ceiling += 1.0
     bulkhead.settle(bulkhead.admit(0.5), Verdict.GOOD, 1.25)
     assert bulkhead.take_sample(1.25) == Sample(
         now=1.25, good=2, bad=0, timed_out=0, throttled=0, peak=1, mean=0.5, shortest=0.25

@@ -85,7 +85,6 @@ class Wrapper:
         self._namespace: dict[str, Any] | None = {
             "__name__": fn.__module__ if isinstance(fn, FunctionType) else __name__,
             "block": block.get,
-            "clock": _clock,
             "CoroutineType": CoroutineType,
             "first": self._afirst if is_async else self._first,
             "fn": fn,
@@ -171,6 +170,7 @@ class Wrapper:
         hots = self._policy.hots(Binding(self._name))
         if hots is not None and self._has_fake_timers and any(hot.limit for _, hot in hots):
             hots = None
+        namespace[self._signature.own("monotonic")] = _clock.monotonic
         objects: dict[str, object] = {}
         if hots is None:
             source = text.plain(self._signature)

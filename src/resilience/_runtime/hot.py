@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, cast
 from weakref import WeakSet
 
+from resilience import _clock
 from resilience.deadline import usage
 from resilience.outcome import Outcome
 from resilience.typing import Seconds
@@ -92,7 +93,8 @@ class Tally:
     Good calls that generated code has counted for a policy and for the budget that it spends from.
 
     Attributes:
-        good: Calls that ended well at the first attempt.
+        good: Calls that ended well at the first attempt. A float, which is quicker to add to than an int, and
+            exact up to 2**53.
         seen: How many of them the budget has taken note of.
 
     """
@@ -100,7 +102,8 @@ class Tally:
     __slots__ = ("good", "seen")
 
     def __init__(self) -> None:
-        self.good = self.seen = 0
+        self.good = 0.0
+        self.seen = 0
 
 
 class Limit(Protocol):
@@ -173,6 +176,7 @@ class Epoch:
 
 epoch: Final = Epoch()
 usage.listeners.append(epoch.end)  # code that was made before does not look for deadlines
+_clock.listeners.append(epoch.end)  # generated code has bound the clock
 
 
 class Doing(Protocol):

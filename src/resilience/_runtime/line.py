@@ -1,6 +1,7 @@
 """A waiting line, first in, first out, for threads and tasks alike."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from resilience._runtime.flow import Waiter
@@ -12,15 +13,23 @@ class Line:
 
     Only the first in line may take a permit, so that nobody overtakes and no large request starves.
     Waking is all that others do for it: the one who is woken looks for itself whether it may go.
+
+    Args:
+        bar: Told True when somebody comes to an empty line, and False when the last one has left: whoever
+            gives out permits without a look at the line must not do so meanwhile. None tells nobody.
+
+    Attributes:
+        waiters: Who waits, with the permits of each.
+        permits: How many permits the line waits for in all.
+
     """
 
-    __slots__ = ("permits", "waiters")
+    __slots__ = ("_bar", "permits", "waiters")
 
-    def __init__(self) -> None:
+    def __init__(self, bar: Callable[[bool], object] | None = None) -> None:
+        self._bar = bar
         self.waiters: OrderedDict[Waiter, int] = OrderedDict()
-        """Who waits, with the permits of each: always the same object, true while there is somebody."""
         self.permits = 0
-        """How many permits the line waits for in all."""
 
     def __len__(self) -> int:
         return len(self.waiters)
@@ -40,6 +49,7 @@ class Line:
         """Queue up at the end."""
         if not self.waiters:
             self.permits = 0  # an interrupt in `leave` may have left a remainder
+            self._tell(is_barred=True)
         self.waiters[waiter] = waiter.permits
         self.permits += waiter.permits
 
@@ -81,9 +91,16 @@ class Line:
         """Forget everybody: after a fork they are threads of another process."""
         self.waiters.clear()
         self.permits = 0
+        self._tell(is_barred=False)
 
     def _remove(self, waiter: Waiter) -> None:
         self.permits -= self.waiters.pop(waiter, 0)
+        if not self.waiters:
+            self._tell(is_barred=False)
+
+    def _tell(self, *, is_barred: bool) -> None:
+        if self._bar is not None:
+            self._bar(is_barred)
 
 
 def _is_gone(waiter: Waiter) -> bool:

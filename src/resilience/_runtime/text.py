@@ -161,7 +161,7 @@ class _Body:
                 lines += [f"if {condition}:", INDENT + self._leave(part, [])]
         lines += self._find_queues() if self._signature.is_async else []
         if self._reads_began:
-            lines.append("began = clock.monotonic()")
+            lines.append("began = monotonic()")
         if self._timed:
             lines.append(self._nearest.text("until = began + $settings.duration"))
         taken: list[Part] = []
@@ -240,7 +240,8 @@ class _Body:
             lines.append(" = ".join([*queues, "began"]))
         if self._timed:
             lines.append("set_block(until)")
-        return [*lines, f"value = {self._signature.awaited}fn({self._signature.passed})"]
+        kept = "value =" if self._good() else "return"
+        return [*lines, f"{kept} {self._signature.awaited}fn({self._signature.passed})"]
 
     def _endings(self) -> list[str]:
         timed = bool(self._timed)
@@ -264,7 +265,8 @@ class _Body:
             lines = ["except Exception as error:", f"{INDENT}failure = error"]
             if cut:
                 lines += ["except BaseException:", *_indented([*cut, "raise"])]
-        return [*lines, "else:", *_indented(self._good())]
+        good = self._good()
+        return [*lines, "else:", *_indented([*good, "return value"])] if good else lines
 
     def _entries(self) -> str:
         return ", ".join(part.text("($limit, $queue)") for part in reversed(self._timed))
@@ -288,10 +290,10 @@ class _Body:
                 "wrapper.is_plain()",
             ]
         if any(part.hot.reads_now for part in self._parts):
-            lines.append("now = clock.monotonic()")
+            lines.append("now = monotonic()")
         for part in self._inner_first:
             lines += part.texts(part.hot.good)
-        return [*lines, "return value"]
+        return lines
 
     def _after_failure(self) -> list[str]:
         tokens = ", ".join(part.token for part in self._parts)

@@ -13,7 +13,7 @@ success path, and it decides exactly as `Automaton.admit` and `Automaton.settle`
     if (cell := circuit.cell) is None: ...      # ask admit()
     ...                                         # the call
     if (now := clock()) >= circuit.bucket_end: circuit.rotate(now, cell)
-    cell.good += 1
+    cell.good += 1.0
 
 The cell is hidden (None) and ``bucket_end`` lies in the infinite past, so that calls that are under
 way come to `rotate` too, when the circuit is closed but good results matter: slow calls are looked
@@ -208,7 +208,7 @@ class Automaton:
             return
         is_shown = token is self.cell and now < self.bucket_end
         if is_shown and verdict is GOOD:
-            cast("Cell", token).good += 1  # as generated code does
+            cast("Cell", token).good += 1.0  # as generated code does
             return
         now = self._advance(now)
         if is_shown and self._spare >= 1 and verdict is not THROTTLED and now < self.bucket_end:

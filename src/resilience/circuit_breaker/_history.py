@@ -78,12 +78,12 @@ class GoodTotal:
     def retire(self, cell: Cell) -> None:
         """Keep an eye on a cell that the window will let go."""
         if len(self._retired) == CELLS_KEPT:
-            self._counted += self._retired.popleft().good
+            self._counted += int(self._retired.popleft().good)
         self._retired.append(cell)
 
     def read(self, *cells: Cell) -> int:
         """Return the total, with what is in the *cells* in use."""
-        return self._counted + sum(cell.good for cell in (*cells, *self._retired))
+        return self._counted + sum(int(cell.good) for cell in (*cells, *self._retired))
 
     def clear(self, *cells: Cell) -> None:
         """Count from zero, with the *cells* in use as they stand."""

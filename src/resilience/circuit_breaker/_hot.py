@@ -13,11 +13,11 @@ def hot(policy: Policy, circuit: Circuit, refuse: Callable[[], RejectedError | N
     # The bucket of a window of calls has no end; hidden from those under way, it lies in the infinite past.
     counts_calls = circuit.settings.sampling_calls is not None
     end = "0.0 > $circuit.bucket_end" if counts_calls else "now >= $circuit.bucket_end"
-    instant = "clock.monotonic()" if counts_calls else "now"
+    instant = "monotonic()" if counts_calls else "now"
     return Hot(
         names={"breaker": policy, "circuit": circuit},
         unless=("($cell := $circuit.cell) is None",),
-        good=(f"if {end}: $breaker._rotate({instant}, $cell)", "$cell.good += 1"),
+        good=(f"if {end}: $breaker._rotate({instant}, $cell)", "$cell.good += 1.0"),
         let_go=("$circuit.cancelled += 1",),
         token="$cell",  # noqa: S106  # no secret
         refuse=refuse,

@@ -19,7 +19,7 @@ class Row:
 
     def __init__(self) -> None:
         self._length = 0
-        self._mark = 0
+        self._mark = 0.0
 
     def length(self, cell: Cell) -> int:
         """Return the length of the row; a result that *cell* has counted since ended it."""
@@ -34,11 +34,11 @@ class Row:
 
     def move(self, cell: Cell) -> None:
         """Go on with a new cell, after what *cell*, the old one, has counted so far."""
-        self._length, self._mark = self.length(cell), 0
+        self._length, self._mark = self.length(cell), 0.0
 
     def clear(self) -> None:
         """Begin anew, with a new cell."""
-        self._length = self._mark = 0
+        self._length, self._mark = 0, 0.0
 
 
 def broken_rule(settings: CircuitBreakerSettings, total: int, bad: int, slow: int, row: int) -> Reason | None:

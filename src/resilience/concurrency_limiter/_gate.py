@@ -35,11 +35,12 @@ class LimitGate(Gate):
     wait, and is looked up then.
     """
 
-    __slots__ = ("_bulkhead", "_has_ended", "_learning_from", "_partitions", "_pinned", "_waiters")
+    __slots__ = ("_bulkhead", "_has_ended", "_learning_from", "_partitions", "_pinned")
 
     kind = "concurrency_limiter"
     learning = ("limit",)
     error = ConcurrencyLimitedError
+    counts_acquired = False
     settling_frees = True
 
     def __init__(
@@ -52,11 +53,10 @@ class LimitGate(Gate):
     ) -> None:
         super().__init__(name, on=on, classify=classify)
         now = _clock.monotonic()
-        given = given_by(self.counts)
-        self._partitions = None if settings.shares is None else Partitions(settings, now, given)
-        self._bulkhead = self._partitions or Bulkhead(settings, now, given)
+        self._partitions = None if settings.shares is None else Partitions(settings, now)
+        self._bulkhead = self._partitions or Bulkhead(settings, now)
         self._line = Queue(self._bulkhead)
-        self._waiters = self._line.waiters
+        self.counts = PlaceCounts(self._bulkhead)
         self._has_ended = False  # since the last look for a sample that is due
         self._learning_from: Sample | None = None
         self._pinned: int | None = None
@@ -161,19 +161,19 @@ class LimitGate(Gate):
             return None
         fail = self._failing_at_rest(self.failing(self.judge(binding)))
         refuse = None if self._max_wait > 0 else self._refuse
-        return hot(self, self._bulkhead, self._line, self.counts, refuse=refuse, fail=fail)
+        return hot(self, self._bulkhead, refuse=refuse, fail=fail)
 
     def _refuse(self) -> RejectedError | None:
         """Refuse a call, for generated code, if all places are taken; None if a flow must say."""
         cell = self._bulkhead.cell
-        if self._waiters or cell.inflight < cell.limit:
+        if self._bulkhead.is_barred or cell.inflight < cell.limit:
             return None
         self.counts.rejected += 1
         return self._refused(NEVER)
 
     def _failing_at_rest(self, fail: Fail) -> Fail:
         """Return what does as *fail* does, at once where nobody learns from calls."""
-        bulkhead, waiters = self._bulkhead, self._waiters
+        bulkhead = self._bulkhead
 
         def at_once(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:
             cell = tokens[place]
@@ -182,9 +182,9 @@ class LimitGate(Gate):
                 return
             # As generated code gives it back: no call until it is done, at which an interrupt could strike.
             tokens[place] = None
-            cell.inflight -= 1
+            cell.ceiling += 1.0
             cell.others += 1
-            if waiters:
+            if bulkhead.is_barred:
                 self._wake_next()
 
         return at_once
@@ -269,7 +269,8 @@ class LimitGate(Gate):
     def _after_fork(self) -> None:
         super()._after_fork()
         self._learning_from = None
-        self._bulkhead.after_fork(_clock.monotonic(), given_by(self.counts))
+        self._bulkhead.after_fork(_clock.monotonic())
+        self.counts = PlaceCounts(self._bulkhead)
 
 
 def slot_of(token: Slot | Cell, now: Seconds) -> Slot:
@@ -282,9 +283,19 @@ def slot_of(token: Slot | Cell, now: Seconds) -> Slot:
     return Slot(token, now) if isinstance(token, Cell) else token
 
 
-def given_by(counts: Counts) -> Callable[[], int]:
-    """Return what tells how many places *counts* says were given out; no cycle, as a method would make."""
-    return lambda: counts.acquired + counts.waited
+class PlaceCounts(Counts):
+    """How calls fared at a gate whose machine counts the places that it gives out."""
+
+    __slots__ = ("_bulkhead",)
+
+    def __init__(self, bulkhead: Bulkhead) -> None:
+        super().__init__()
+        self._bulkhead = bulkhead
+
+    @property
+    def acquired(self) -> int:
+        """Admitted at once."""
+        return int(self._bulkhead.cell.started) - self.waited
 
 
 def key_problems(shares: object, share_of: object) -> list[Problem]:

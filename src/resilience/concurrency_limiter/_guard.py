@@ -33,19 +33,17 @@ class PlaceGuard(Guard):
         bulkhead = limiter._bulkhead  # its own, as all here
         if (
             self._is_used
-            or limiter._waiters
             or limiter._classify is not None  # it wants to judge how the block ended
             or bulkhead.source.__class__ is not FixedLimit
         ):
             return super().__enter__()
         cell = bulkhead.cell
         # Up to the end no call, at which an interrupt could strike.
-        cell.inflight = (n := cell.inflight) + (fits := n < cell.limit)
+        cell.started = (n := cell.started) + (fits := n < cell.ceiling)
         if not fits:
             return super().__enter__()
         self.token = cell
         self._is_used = True
-        limiter.counts.acquired += 1
         return self
 
     def __exit__(
@@ -54,9 +52,9 @@ class PlaceGuard(Guard):
         if error is not None or (cell := self.token).__class__ is not Cell:
             super().__exit__(kind, error, trace)
             return
-        cell.inflight -= 1
+        cell.ceiling += 1.0
         self.token = None
-        if (limiter := self._gate)._waiters:
+        if (limiter := self._gate)._bulkhead.is_barred:
             limiter._wake_next()
 
     def __del__(self) -> None:

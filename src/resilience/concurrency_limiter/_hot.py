@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 
-from resilience._runtime.admission import Counts
 from resilience._runtime.hot import ELSE, Fail, Hot
-from resilience._runtime.line import Line
 from resilience._runtime.policy import Policy
 from resilience.concurrency_limiter._cell import Slot
 from resilience.concurrency_limiter._limit import FixedLimit
@@ -15,20 +13,17 @@ from resilience.errors import RejectedError
 def hot(
     policy: Policy,
     bulkhead: Bulkhead,
-    line: Line,
-    counts: Counts,
     *,
     refuse: Callable[[], RejectedError | None] | None,
     fail: Fail,
 ) -> Hot:
-    """Return the statements for *bulkhead*, with the *line* of those who wait for a place."""
+    """Return the statements for *bulkhead*, whose places *policy* gives out."""
     learns = not isinstance(bulkhead.source, FixedLimit)
     is_timed = learns and bulkhead.needs_latency
-    names = {
-        "limiter": policy, "bulkhead": bulkhead, "line": line, "counts": counts, "Slot": Slot,
-    }  # fmt: skip
+    names = {"limiter": policy, "bulkhead": bulkhead, "cell": bulkhead.cell, "Slot": Slot}
+    wake = "if $bulkhead.is_barred: $limiter._wake_next()"
     # In one go: who joined the line meanwhile would wait for the next call to end.
-    back = ("$cell.inflight -= 1", "if $line.waiters: $limiter._wake_next()")
+    back = ("$cell.ceiling += 1.0", wake)
     timed = (
         "$cell.timed += 1",
         "$took = now - began",
@@ -36,17 +31,12 @@ def hot(
         "if $took < $cell.shortest: $cell.shortest = $took",
         *(("$cell.times.append($took)",) if bulkhead.wants_times else ()),
     )
-    most = "known" if learns else "limit"
     sampled = "if now >= $bulkhead.window_end: $limiter._take_sample()"
     return Hot(
         names=names,
-        unless=("$line.waiters",),
-        take=(
-            "$cell = $bulkhead.cell",
-            f"if ($n := $cell.inflight) < $cell.{most}: $cell.inflight = $n + 1",
-        ),
+        take=("if ($n := $cell.started) < $cell.ceiling: $cell.started = $n + 1.0",),
         refused=ELSE,
-        undo=(*back, "$counts.acquired -= 1"),
+        undo=("$cell.started -= 1.0", wake),
         release=back,
         good=(*(timed if is_timed else ()), *((sampled,) if learns else ())),
         let_go=("$cell.others += 1",),
@@ -56,5 +46,4 @@ def hot(
         fail=fail,
         reads_began=is_timed,
         reads_now=learns,
-        taken=("$counts.acquired += 1",),
     )

@@ -6,16 +6,17 @@ parent are given back to a cell that nobody reads any more.
 
 **What generated code may do itself.** With a limit that never changes this is all::
 
-    cell = bulkhead.cell
-    if (n := cell.inflight) < cell.limit: cell.inflight = n + 1
+    if (n := cell.started) < cell.ceiling: cell.started = n + 1.0
     else: ...                                   # ask admit()
     try: ...                                    # the call
-    finally: cell.inflight -= 1
+    finally: cell.ceiling += 1.0
+    if bulkhead.is_barred: ...                  # wake who waits
 
-Each of the two lines that count is one line of int work without a call, and so needs no lock where an
-interpreter switches threads only at calls and loops. For a limit that learns it reads `Cell.known` in place
-of `Cell.limit`: beyond it, `admit` notes the new peak, and knows when to rest while a limit below 1 is in
-force. Once the call has ended well there is one more line::
+Each of the two lines that count is one line of float work without a call, and so needs no lock where an
+interpreter switches threads only at calls and loops. The ceiling lets in no more calls than are known to
+fit: none while somebody waits in line; and where the limit learns, no more than the peak, beyond which
+`admit` notes a new one, and none while a limit below 1 is in force, for which `admit` knows when to rest.
+There one more line follows once the call has ended well::
 
     if now >= bulkhead.window_end: ...          # take_sample(), hand it to the limit, resize(), set_window()
 
@@ -32,7 +33,7 @@ Waiting in line is not done here: whoever waits asks again when a place is free 
 """
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any, Final
 
 from resilience._core.check import is_finite
@@ -40,7 +41,7 @@ from resilience._core.permit import NEVER, Refusal
 from resilience.concurrency_limiter._cell import MOST_TIMES as MOST_TIMES
 from resilience.concurrency_limiter._cell import Cell as Cell
 from resilience.concurrency_limiter._cell import Slot as Slot
-from resilience.concurrency_limiter._limit import Limit, Sample, Terms, terms_of
+from resilience.concurrency_limiter._limit import FixedLimit, Limit, Sample, Terms, terms_of
 from resilience.concurrency_limiter._settings import ConcurrencyLimiterSettings
 from resilience.outcome import Verdict
 from resilience.typing import Ratio, Seconds
@@ -69,32 +70,29 @@ class Bulkhead:
     Args:
         settings: The settings.
         now: The present instant.
-        given: Tells how many places were given out since it was made or forked, if generated code gives out
-            some. Default None: `admit` alone does.
 
     Attributes:
         settings: The settings in force.
         source: What says how many calls may run at once.
         cell: What the present generation counts.
+        is_barred: Whether somebody waits, so that nobody is let in without another look.
         window_end: Instant from which `take_sample` returns a sample; infinite if none is needed.
         rests: Whether it rests after calls, because the limit is below 1.
         rest_until: Instant before which nothing is admitted then.
-        acquired: Places given out by `admit`.
 
     """
 
     __slots__ = (
         "_began",
         "_ended",
-        "_given",
         "_marks",
         "_needs_latency",
         "_now",
         "_quantile",
         "_share",
         "_window",
-        "acquired",
         "cell",
+        "is_barred",
         "rest_until",
         "rests",
         "settings",
@@ -102,14 +100,11 @@ class Bulkhead:
         "window_end",
     )
 
-    def __init__(
-        self, settings: ConcurrencyLimiterSettings, now: Seconds, given: Callable[[], int] | None = None
-    ) -> None:
+    def __init__(self, settings: ConcurrencyLimiterSettings, now: Seconds) -> None:
         self.settings = settings
         terms = terms_of(settings.make_limit())
         self.source: Limit = terms.source
-        self.acquired = 0
-        self._given = given
+        self.is_barred = False
         self._now = now
         self.rest_until = -math.inf
         self.cell = Cell(1)
@@ -159,21 +154,17 @@ class Bulkhead:
         """Give out a place, or refuse. When one will be free nobody knows, unless it rests."""
         now = self._advance(now)
         cell = self.cell
-        if cell.inflight >= cell.limit:
+        if (busy := cell.inflight) >= cell.limit:
             return NEVER
         if now < self.rest_until:
             return Refusal(self.rest_until - now)
         # First: interrupts strike at calls, and must not find a place taken that nobody knows of.
         slot = Slot(cell, now, rested=self.rests)
+        if busy >= cell.peak:
+            self._note_peak(busy + 1)
         # One line, because generated code does the same without the lock.
-        cell.inflight = (n := cell.inflight) + (fits := n < cell.limit)
-        if not fits:
-            return NEVER
-        if n >= cell.peak:
-            cell.peak = n + 1
-            cell.known = 0 if self.rests else n + 1  # at most the limit: it did fit
-        self.acquired += 1
-        return slot
+        cell.started = (n := cell.started) + (fits := n - cell.ceiling + cell.known < cell.limit)
+        return slot if fits else NEVER
 
     def settle(self, slot: Slot, verdict: Verdict, now: Seconds) -> None:
         """
@@ -216,7 +207,7 @@ class Bulkhead:
         # No call from here on, at which an interrupt could strike.
         cell, slot.cell = slot.cell, None
         if cell is not None:
-            cell.inflight -= 1
+            cell.ceiling += 1.0
         return cell
 
     def take_sample(self, now: Seconds) -> Sample | None:
@@ -288,12 +279,11 @@ class Bulkhead:
             self.resize(terms.limit)
             self._look_at(terms)
 
-    def after_fork(self, now: Seconds, given: Callable[[], int] | None = None) -> None:
+    def after_fork(self, now: Seconds) -> None:
         """Become the machine of a child: calls in flight are the parent's. The limit stays."""
         self._advance(now)
-        self.acquired = 0
-        self._given = given
         self.cell = Cell(self.cell.limit)
+        self.is_barred = False
         self.rest_until = -math.inf
         self._begin_window()
 
@@ -303,13 +293,23 @@ class Bulkhead:
         self._begin_window()
 
     def _good(self) -> int:
-        cell = self.cell
-        given = self.acquired if self._given is None else self._given()
-        return given - cell.inflight - cell.others
+        return self.cell.ended - self.cell.others
+
+    def bar(self, is_barred: bool) -> None:
+        """Let nobody in without another look, because somebody waits; or again, because nobody does."""
+        self.is_barred = is_barred
+        self._set_known()
+
+    def _note_peak(self, peak: int) -> None:
+        self.cell.peak = peak
+        self._set_known()
 
     def _set_known(self) -> None:
         cell = self.cell
-        cell.known = 0 if self.rests else min(cell.peak, cell.limit)
+        if self.rests or self.is_barred:
+            cell.let_in(0)
+        else:
+            cell.let_in(cell.limit if isinstance(self.source, FixedLimit) else min(cell.peak, cell.limit))
 
     def _begin_window(self) -> None:
         cell = self.cell

@@ -18,7 +18,7 @@ Generated code cannot count this by itself: a limiter with shares takes part thr
 """
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 
 from resilience._core.permit import NEVER, Refusal
 from resilience.concurrency_limiter._ask import Ask
@@ -87,13 +87,11 @@ class Partitions(Bulkhead):
 
     __slots__ = ("common", "parts")
 
-    def __init__(
-        self, settings: ConcurrencyLimiterSettings, now: Seconds, given: Callable[[], int] | None = None
-    ) -> None:
+    def __init__(self, settings: ConcurrencyLimiterSettings, now: Seconds) -> None:
         self.common = Part(0.0)
         self.parts: dict[Hashable, Part] = {}
         self._share_out(settings)
-        super().__init__(settings, now, given)
+        super().__init__(settings, now)
 
     def has_room(self, key: Hashable = None) -> bool:
         """Whether there is a place for a call with *key*; one that rests may still refuse it."""
@@ -108,16 +106,15 @@ class Partitions(Bulkhead):
         """Give out a place, or refuse. When one will be free nobody knows, unless it rests."""
         now = self._advance(now)
         cell, part = self.cell, self.parts.get(ask.key, self.common)
-        if cell.inflight >= cell.limit and part.inflight >= part.limit:
+        if (busy := cell.inflight) >= cell.limit and part.inflight >= part.limit:
             return NEVER
         if now < self.rest_until:
             return Refusal(self.rest_until - now)
         # First: interrupts strike at calls, and must not find a place taken that nobody knows of.
         slot = PartSlot(cell, part, now, rested=self.rests)
-        cell.inflight, part.inflight = (n := cell.inflight) + 1, part.inflight + 1
-        if n >= cell.peak:
-            cell.peak = n + 1  # `known` stays: nothing is generated that would read it
-        self.acquired += 1
+        if busy >= cell.peak:
+            self._note_peak(busy + 1)
+        cell.started, part.inflight = cell.started + 1.0, part.inflight + 1
         return slot
 
     def _free(self, slot: Slot) -> Cell | None:
@@ -125,7 +122,7 @@ class Partitions(Bulkhead):
         # No call from here on, at which an interrupt could strike.
         cell, slot.cell = slot.cell, None
         if cell is not None:
-            cell.inflight, part.inflight = cell.inflight - 1, part.inflight - 1
+            cell.ceiling, part.inflight = cell.ceiling + 1.0, part.inflight - 1
         return cell
 
     def resize(self, limit: float) -> None:
@@ -139,9 +136,9 @@ class Partitions(Bulkhead):
         super().configure(settings, terms, now)
         self._apportion()
 
-    def after_fork(self, now: Seconds, given: Callable[[], int] | None = None) -> None:
+    def after_fork(self, now: Seconds) -> None:
         """Become the machine of a child: calls in flight are the parent's. The limit and the shares stay."""
-        super().after_fork(now, given)
+        super().after_fork(now)
         self.common, self.parts = Part(0.0), {}
         self._share_out(self.settings)
         self._apportion()

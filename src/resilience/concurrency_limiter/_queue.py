@@ -45,7 +45,7 @@ class Queue(Line):
     __slots__ = ("_came", "_machine", "_rows")
 
     def __init__(self, machine: Bulkhead) -> None:
-        super().__init__()
+        super().__init__(machine.bar)
         self._machine = machine
         self._rows: dict[tuple[int, Hashable], OrderedDict[Ticket, None]] = {}
         self._came = 0

@@ -53,6 +53,8 @@ class RateGate(Gate):
             make_machine(settings, now) if settings.key is None else KeyedGcra(settings, now)
         )
         self._adaptive = self._machine if isinstance(self._machine, AdaptiveGcra) else None
+        if isinstance(self._machine, Gcra):
+            self._line = Line(self._machine.bar)
         self._lines: dict[Hashable, Line] = {}  # of keys for which somebody waits
 
     @property
@@ -136,7 +138,7 @@ class RateGate(Gate):
         machine = self._machine
         if type(machine) is not Gcra:
             return None
-        return hot(self, machine, self._line, self.counts, self.failing(self.judge(binding)))
+        return hot(self, machine, self.counts, self.failing(self.judge(binding)))
 
     def _wait_for(self, now: Seconds, ask: Ask, ahead: int) -> Seconds | None:
         machine = self._machine

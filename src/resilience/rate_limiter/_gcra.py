@@ -33,18 +33,21 @@ class Gcra(RateMachine):
     Attributes:
         tat: Where the next permit would lie on the permit clock, if none were saved up.
         shift: Permits by which the permit clock is ahead of ``now * rate``.
+        open_shift: The same for generated code: far behind while somebody waits, when none may be had without
+            a look at the line.
         room: Permits that may be owed when one more is given out, with a tie's width.
         burst: Permits that may be taken at once after a pause.
 
     """
 
-    __slots__ = ("_returns", "burst", "room", "shift", "tat")
+    __slots__ = ("_is_barred", "_returns", "burst", "open_shift", "room", "shift", "tat")
 
     def __init__(self, settings: RateLimiterSettings, now: Seconds) -> None:
         super().__init__(settings, now)
         self.burst = settings.capacity
         self.room = self.burst - 1 + tie(self.rate)
-        self.shift = -now * self.rate  # so that the permit clock starts at 0: small numbers are fine ones
+        self._is_barred = False
+        self._set_shift(-now * self.rate)  # so that the permit clock starts at 0: small numbers are fine ones
         self.tat = 0.0
         self._returns: list[tuple[float, float]] = []
 
@@ -125,7 +128,18 @@ class Gcra(RateMachine):
         shift = self.tat - owed - self._now * rate
         room = burst - 1 + tie(rate)
         self.burst = burst
-        self.rate, self.shift, self.room = rate, shift, room
+        self.open_shift = -math.inf  # so that generated code does not read half of the new values
+        self.rate, self.room = rate, room
+        self._set_shift(shift)
+
+    def bar(self, is_barred: bool) -> None:
+        """Let generated code give out no permits, because somebody waits; or again, because nobody does."""
+        self._is_barred = is_barred
+        self._set_shift(self.shift)
+
+    def _set_shift(self, shift: float) -> None:
+        self.shift = shift
+        self.open_shift = -math.inf if self._is_barred else shift
 
     def _take_back(self, at: float, n: int, now: Seconds) -> None:
         t = now * self.rate + self.shift
@@ -135,7 +149,7 @@ class Gcra(RateMachine):
             return
         back = unspent(self._end(at), t, n)
         if back > 0:
-            self.shift += back
+            self._set_shift(self.shift + back)
             self._remember(at, back, t + back)
 
     def _end(self, at: float) -> float:

@@ -59,7 +59,7 @@ def hot(
     }
     take: tuple[str, ...] = ()
     undo: tuple[str, ...] = ()
-    good: tuple[str, ...] = ("$tally.good += 1",)
+    good: tuple[str, ...] = ("$tally.good += 1.0",)
     if getattr(budget, "counts_in_flight", False):
         names["budget"] = budget
         take = ("$budget.calls += 1",)

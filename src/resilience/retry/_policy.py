@@ -139,7 +139,7 @@ class Retry(Policy):
     @property
     def stops(self) -> dict[StopReason, int]:
         """How often calls ended, by `StopReason`."""
-        at_once = sum(tally.good for _, tally in list(self._tallies.values()))
+        at_once = sum(int(tally.good) for _, tally in list(self._tallies.values()))
         return {**self._stops, "success": self._stops["success"] + at_once}
 
     @property

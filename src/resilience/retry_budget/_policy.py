@@ -383,7 +383,7 @@ class RetryBudget:
     def _collect(self) -> None:
         """Tell the machine by how much the counters have grown. The lock is held."""
         for tally in self._tallies:
-            fresh = tally.good - tally.seen
+            fresh = int(tally.good) - tally.seen
             tally.seen += fresh
             self.calls += fresh
             self.good += fresh

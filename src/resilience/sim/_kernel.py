@@ -58,11 +58,11 @@ class Kernel:
     def in_charge(self) -> Generator[None, None, None]:
         """Let every policy of this process live in virtual time inside the block."""
         before = _clock.monotonic
-        _clock.monotonic = lambda: self.now
+        _clock.replace(lambda: self.now)
         try:
             yield
         finally:
-            _clock.monotonic = before
+            _clock.replace(before)
 
 
 def call_off(entry: Entry | None) -> None:

@@ -73,7 +73,8 @@ class FakeClock:
         if self._outer is not None:
             raise RuntimeError("a FakeClock is entered once: make a new one")
         self._outer = _clock.monotonic, _clock.fake, budgets.replace({})
-        _clock.monotonic, _clock.fake = self, self
+        _clock.fake = self
+        _clock.replace(self)
         return self
 
     def __exit__(
@@ -83,7 +84,8 @@ class FakeClock:
         traceback: TracebackType | None,
     ) -> None:
         if self._outer is not None:
-            _clock.monotonic, _clock.fake, former = self._outer
+            outer, _clock.fake, former = self._outer
+            _clock.replace(outer)
             budgets.replace(former)
         _latest.instant = max(_latest.instant, self.now())
         self._timeline.over = True

@@ -14,9 +14,9 @@ def hot(policy: Policy, throttle: Throttle, counts: Counts, fail: Fail) -> Hot:
         # Where calls have priorities, each has to ask with its own.
         unless=("$priorities.used", "($cell := $throttle.cell) is None"),
         refused="began >= $throttle.bucket_end",
-        taken=("$counts.acquired += 1",),
-        undo=("$counts.acquired -= 1",),
-        good=("if now >= $throttle.bucket_end: $policy._rotate(now)", "$cell.good += 1"),
+        taken=("$counts.at_once += 1.0",),
+        undo=("$counts.at_once -= 1.0",),
+        good=("if now >= $throttle.bucket_end: $policy._rotate(now)", "$cell.good += 1.0"),
         let_go=("$throttle.cancelled += 1",),
         token="$cell",  # noqa: S106  # no secret
         fail=fail,

@@ -20,7 +20,7 @@ the whole success path, if no priorities are in use, and it decides exactly as `
     if (cell := throttle.cell) is None or clock() >= throttle.bucket_end: ...  # ask admit()
     ...                                                                        # the call
     if (now := clock()) >= throttle.bucket_end: throttle.rotate(now)
-    cell.good += 1
+    cell.good += 1.0
 """
 
 import math
@@ -239,7 +239,7 @@ class Throttle:
     @property
     def good(self) -> int:
         """Calls that ended well, late ones included."""
-        return self._good + sum(window.cell.good for window in self._windows.values())
+        return self._good + sum(int(window.cell.good) for window in self._windows.values())
 
     @property
     def has_news(self) -> bool:
