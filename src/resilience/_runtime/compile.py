@@ -103,18 +103,23 @@ class Wrapper:
     def function(self) -> FunctionType:
         """Return the function, which owns this object from here on."""
         namespace, self._namespace = self._namespace or {}, None  # the function's: it knows this object
-        for name in (*namespace, *_BUILTINS):
-            if (own := self._signature.own(name)) != name:
-                namespace[own] = namespace[name] if name in namespace else vars(builtins)[name]
-        self._stub, _ = templates.template(text.stub(self._signature), frozenset())
+        if self._signature.takes((*namespace, *_BUILTINS)):
+            for name in (*namespace, *_BUILTINS):
+                if (own := self._signature.own(name)) != name:
+                    namespace[own] = namespace[name] if name in namespace else vars(builtins)[name]
+        self._stub = templates.stub(self._signature)
         by_position, by_keyword = templates.defaults_of(self._fn)
         guarded = FunctionType(self._stub, namespace, None, by_position)
         guarded.__kwdefaults__ = by_keyword
         self._guarded = weakref.ref(guarded)
-        weakref.finalize(self, linecache.cache.pop, self._filename, None).atexit = False
         with epoch.lock:
             epoch.functions.add(self)
         return guarded
+
+    def __del__(self, forget: Callable[..., object] = linecache.cache.pop) -> None:
+        filename = getattr(self, "_filename", None)  # not there if its making was interrupted
+        if filename is not None:
+            forget(filename, None)
 
     @property
     def source(self) -> str:
@@ -186,12 +191,13 @@ class Wrapper:
                     objects[f"{name}_{place}"] = value
                 if hot.limit is not None:
                     objects[f"limit_{place}"] = hot.limit
-        objects = {self._signature.own(name): value for name, value in objects.items()}
+        if self._signature.takes(objects):
+            objects = {self._signature.own(name): value for name, value in objects.items()}
         code, by_name = templates.template(source, frozenset(objects))
         for name in by_name:
             namespace[name] = objects[name]
         linecache.cache[self._filename] = (len(source), None, templates.lines(source), self._filename)
-        return made_in, templates.filled(code, objects).replace(co_filename=self._filename)
+        return made_in, templates.filled(code, objects, self._filename)
 
 
 def _reject(fn: Callable[..., Any], value: Any) -> None:

@@ -84,12 +84,18 @@ def template(written: str, names: frozenset[str]) -> tuple[CodeType, frozenset[s
     return known
 
 
-def filled(code: CodeType, objects: Mapping[str, object]) -> CodeType:
-    """Return *code* with *objects* where their names stand."""
+@lru_cache(MOST_TEMPLATES)
+def stub(signature: Signature) -> CodeType:
+    """Return the code of a function before there is any for it, or after that has become old."""
+    return template(text.stub(signature), frozenset())[0]
+
+
+def filled(code: CodeType, objects: Mapping[str, object], filename: str) -> CodeType:
+    """Return *code* with *objects* where their names stand, as if it stood in a file of that name."""
     consts = [
         objects[each[1:]] if isinstance(each, str) and each[:1] == MARK else each for each in code.co_consts
     ]
-    return code.replace(co_consts=tuple(consts))
+    return code.replace(co_consts=tuple(consts), co_filename=filename)
 
 
 _OWNER: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)\.(?=[A-Za-z_])")

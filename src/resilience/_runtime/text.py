@@ -49,6 +49,10 @@ class Signature:
             self.args: f"({_passed(positional)}{',' if positional else ''}), {{{_named(parameters)}}}",
         }
 
+    def takes(self, names: Iterable[str]) -> bool:
+        """Whether a parameter is called like one of *names*, so that `own` changes it."""
+        return not self._taken.isdisjoint(names)
+
     def own(self, name: str) -> str:
         """Return what *name* is called in the text: another name, if a parameter is called so."""
         while name in self._taken:
@@ -59,7 +63,7 @@ class Signature:
         """Return the text of a function with that *body*."""
         lines = "\n".join([self.head, *_indented(body)]) + "\n"
         head, rest = lines[: len(self.head)], lines[len(self.head) :]
-        if self._taken:
+        if self.takes(_WORD.findall(rest)):
             rest = _WORD.sub(lambda found: self.own(found[0]), rest)
         for mark, written in self._written.items():
             rest = rest.replace(mark, written)

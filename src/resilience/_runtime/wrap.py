@@ -158,6 +158,8 @@ def _named(fn: Callable[..., Any]) -> Any:
 def _maker(
     fn: Callable[..., Any],
 ) -> Callable[[Inner, Callable[..., Any], ContextOf | None], Callable[..., Any]]:
+    if _is_free_of(_GENERATES | _AWAITS, fn):
+        return _sync
     if is_async(fn):
         _prepare_async()
         return _async
