@@ -69,6 +69,47 @@ def test_a_good_call_reads_the_clock_as_often_as_its_limit_needs(limit, reads):
     assert len(seen) == reads
 
 
+def test_calls_that_come_fast_look_at_the_clock_now_and_then_only():
+    guarded = generated(lambda: None, Aimd())
+    seen = []
+    with clock_replaced(lambda: seen.append(1) or 0.0):
+        for _ in range(1_000):
+            guarded()
+    assert 1_000 / 17 < len(seen) < 1_000 / 8
+
+
+@pytest.mark.parametrize(("calls", "late"), [(7, 0), (80, 10), (1_000, 16)])
+def test_a_window_ends_at_most_an_eighth_of_its_calls_and_sixteen_late(clock, calls, late):
+    learning = Learning(needs_latency=False)
+    guarded = generated(lambda: None, learning)
+    for _ in range(calls):
+        guarded()
+    clock.advance(learning.window)
+    after = 0
+    while not learning.samples:
+        guarded()
+        after += 1
+    assert after <= late + 1
+    assert learning.samples[0].good == calls + after
+
+
+def test_after_calls_that_came_fast_one_that_fails_ends_the_window_at_once(clock):
+    learning = Learning(needs_latency=False)
+
+    def fetch(*, fails):
+        if fails:
+            raise ConnectionError
+
+    guarded = generated(fetch, learning)
+    for _ in range(1_000):
+        guarded(fails=False)
+    clock.advance(learning.window)
+    with pytest.raises(ConnectionError):
+        guarded(fails=True)
+    (sample,) = learning.samples
+    assert (sample.good, sample.bad) == (1_000, 1)
+
+
 def test_a_limit_that_needs_no_times_is_told_none(clock):
     learning = Learning(needs_latency=False)
     guarded = generated(taking(clock, 0.4), learning)

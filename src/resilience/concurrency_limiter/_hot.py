@@ -31,7 +31,11 @@ def hot(
         "if $took < $cell.shortest: $cell.shortest = $took",
         *(("$cell.times.append($took)",) if bulkhead.wants_times else ()),
     )
-    sampled = "if now >= $bulkhead.window_end: $limiter._take_sample()"
+    sampled = (
+        "if now >= $bulkhead.window_end: $limiter._take_sample()"
+        if is_timed
+        else "if $n >= $bulkhead.look_at: $limiter._look_for_sample()"
+    )
     return Hot(
         names=names,
         take=("if ($n := $cell.started) < $cell.ceiling: $cell.started = $n + 1.0",),
@@ -45,5 +49,5 @@ def hot(
         refuse=refuse,
         fail=fail,
         reads_began=is_timed,
-        reads_now=learns,
+        reads_now=is_timed,
     )

@@ -18,10 +18,11 @@ fit: none while somebody waits in line; and where the limit learns, no more than
 `admit` notes a new one, and none while a limit below 1 is in force, for which `admit` knows when to rest.
 There one more line follows once the call has ended well::
 
-    if now >= bulkhead.window_end: ...          # take_sample(), hand it to the limit, resize(), set_window()
+    if n >= bulkhead.look_at: ...               # at the clock: is the window over?
 
-How many ended well is what was given out less what is in flight and what ended otherwise. For a limit that
-needs times there are more::
+If it is: ``take_sample()``, hand it to the limit, ``resize()``, ``set_window()``. A look at the clock costs
+as much as all the rest, so that `looked` allows some calls without one. How many ended well is what was
+given out less what is in flight and what ended otherwise. For a limit that needs times there are more::
 
     cell.timed += 1
     cell.seconds += took
@@ -52,6 +53,13 @@ FAILED: Final = (Verdict.BAD, Verdict.TIMED_OUT, Verdict.THROTTLED)
 LONGEST_REST: Final[Seconds] = 2.0
 """Seconds to rest at most between two calls: how late it may be noticed that a dependency is well again."""
 
+MOST_UNSEEN: Final = 16
+"""Good calls in a row after which generated code does not look at the clock, at most."""
+
+SHARE_UNSEEN: Final = 8
+"""So many calls of a window allow one call more without a look, so that it ends no more than an eighth of its
+calls late."""
+
 LEAST: Final = 0.01
 """The lowest limit that is kept: a share of the time."""
 
@@ -77,6 +85,7 @@ class Bulkhead:
         cell: What the present generation counts.
         is_barred: Whether somebody waits, so that nobody is let in without another look.
         window_end: Instant from which `take_sample` returns a sample; infinite if none is needed.
+        look_at: Places given out after which generated code looks whether the window is over.
         rests: Whether it rests after calls, because the limit is below 1.
         rest_until: Instant before which nothing is admitted then.
 
@@ -93,6 +102,7 @@ class Bulkhead:
         "_window",
         "cell",
         "is_barred",
+        "look_at",
         "rest_until",
         "rests",
         "settings",
@@ -237,6 +247,12 @@ class Bulkhead:
         self._begin_window()
         return sample
 
+    def looked(self) -> None:
+        """Take note that the window is not over yet. Needs no lock: who comes in between looks once more."""
+        cell = self.cell
+        calls = cell.ended - self._marks[3]
+        self.look_at = cell.started + min(MOST_UNSEEN, calls // SHARE_UNSEEN)
+
     def _latency(self) -> Seconds | None:
         """Return the quantile that the limit asked for, as Netflix takes it: the nearest rank."""
         times = sorted(self.cell.times)
@@ -313,7 +329,7 @@ class Bulkhead:
 
     def _begin_window(self) -> None:
         cell = self.cell
-        self._marks = (self._good(), cell.timed, cell.seconds)
+        self._marks = (self._good(), cell.timed, cell.seconds, cell.ended)
         self._ended = dict.fromkeys(FAILED, 0)
         cell.peak = max(1, cell.inflight)  # no sample is about fewer
         self._set_known()
@@ -324,6 +340,7 @@ class Bulkhead:
 
     def _end_window(self) -> None:
         self.window_end = math.inf if self._window is None else self._began + self._window
+        self.look_at = math.inf if self._window is None else 0.0
 
     def _advance(self, now: Seconds) -> Seconds:
         self._now = max(self._now, now)
