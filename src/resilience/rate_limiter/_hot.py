@@ -12,8 +12,7 @@ def hot(policy: Policy, gcra: Gcra, counts: Counts, fail: Fail) -> Hot:
         names={"limiter": policy, "gcra": gcra, "counts": counts},
         # Each line is right by itself: between two of them a tracer may let another thread come in.
         take=(
-            "$t = began * $gcra.rate + $gcra.open_shift",
-            "if $gcra.tat <= $t: $gcra.tat = $x = $t + 1.0",
+            "if $gcra.tat <= ($t := began * $gcra.rate + $gcra.open_shift): $gcra.tat = $x = $t + 1.0",
             "elif ($s := $gcra.tat) - $t <= $gcra.room: $gcra.tat = $x = ($s if $s > $t else $t) + 1.0",
         ),
         refused=ELSE,
