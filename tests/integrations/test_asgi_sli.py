@@ -316,9 +316,14 @@ def test_objectives_must_be_given(slos):
         SLIMiddleware(answering(), slos=slos)
 
 
-def test_objectives_may_come_from_a_generator():
+def test_objectives_may_come_from_a_generator(async_runtime):
     slo = objective()
-    assert SLIMiddleware(answering(), slos=(each for each in [slo]))._everywhere == (slo,)
+
+    async def body():
+        await Exchange(async_runtime).run(SLIMiddleware(answering(), slos=(each for each in [slo])))
+
+    async_runtime.run(body)
+    assert counted(slo) == (1, 0)
 
 
 def test_a_function_for_routes_must_be_one():

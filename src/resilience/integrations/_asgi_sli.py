@@ -1,5 +1,6 @@
 """Which requests were good."""
 
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeAlias
 
@@ -48,8 +49,18 @@ class SLIMiddleware:
     """
 
     __slots__ = (
-        "_by_object", "_by_path", "_by_route", "_everywhere", "_has_routes", "_is_timed", "_route_of", "app",
-    )  # fmt: skip
+        "_by_path",
+        "_by_route",
+        "_due",
+        "_everywhere",
+        "_has_routes",
+        "_is_timed",
+        "_known",
+        "_route_of",
+        "_routes",
+        "_slos",
+        "app",
+    )
 
     def __init__(self, app: ASGIApp, slos: Iterable[SLO], *, route_of: RouteOf | None = None) -> None:
         self.app = app
@@ -64,42 +75,62 @@ class SLIMiddleware:
         if problems:
             raise ConfigError("SLIMiddleware", problems)
         routes = {slo.route: normalised(slo.route) for slo in objectives if slo.route is not None}
-        self._everywhere = tuple(slo for slo in objectives if slo.route is None)
+        self._slos = tuple(objectives)
+        self._everywhere = _Watched(slo for slo in objectives if slo.route is None)
         self._by_route = {
-            route: tuple(slo for slo in objectives if slo.route is None or routes[slo.route] == route)
+            route: _Watched(slo for slo in objectives if slo.route is None or routes[slo.route] == route)
             for route in routes.values()
         }
         # Of two templates that a path matches, the one with fewer parameters says more.
         plainest_first = sorted(routes, key=lambda route: route.count("{"))
         self._by_path = [(pattern_of(route), self._by_route[routes[route]]) for route in plainest_first]
-        # By the id of a route, with the route itself, so that nothing else gets its id.
-        self._by_object: dict[int, tuple[object, tuple[SLO, ...]]] = {}
+        # By the id of a route, which is kept, so that nothing else gets its id.
+        self._known: dict[int, _Watched] = {}
+        self._routes: list[object] = []
         self._has_routes = bool(routes)
         self._is_timed = any(slo.latency_threshold is not None for slo in objectives)
         self._route_of = template_of if route_of is None else route_of
+        self._due: Seconds = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = _Answer(self, scope, receive, send, _clock.monotonic() if self._is_timed else 0.0)
+        answer = _Answer()  # set from here: a method that does it costs as much again
+        answer.layer = self
+        answer.scope = scope
+        answer.listen = receive
+        answer.forward = send
+        answer.took = None
+        answer.is_counted = answer.is_streamed = answer.has_left = False
+        answer.began = _clock.monotonic() if self._is_timed else 0.0
         try:
             await self.app(scope, answer.receive, answer.send)
         except BaseException as error:
             if not answer.is_counted:
                 answer.has_left = answer.has_left or not isinstance(error, Exception)
-                self.count(answer, is_bad=True)
+                self._break_off(answer)
             raise
         if not answer.is_counted:
-            self.count(answer, is_bad=True)
+            self._break_off(answer)
 
-    def count(self, answer: "_Answer", *, is_bad: bool) -> None:
-        """Count a request, once."""
+    def _break_off(self, answer: "_Answer") -> None:
+        answer.is_bad = True
+        self._count(answer, self._watched_in(answer.scope))
+
+    def _turn(self, now: Seconds) -> None:
+        """Let all objectives begin the step of *now*, so that whoever counts need not ask each of them."""
+        for slo in self._slos:
+            slo._turn(slo._budget, now)
+        self._due = min(slo._budget.due for slo in self._slos)
+
+    def _count(self, answer: "_Answer", watched: "_Watched") -> None:
+        """Count a request in the objectives that watch it, once."""
         answer.is_counted = True
-        took, has_left = answer.took, answer.has_left
+        took, is_bad, has_left = answer.took, answer.is_bad, answer.has_left
         if took is None:  # so far
-            took = self.since(answer.began)
-        for slo in self._slos_for(answer.scope) if self._has_routes else self._everywhere:
+            took = _clock.monotonic() - answer.began
+        for slo in watched.slos:
             limit = slo.latency_threshold
             try:
                 if (limit is not None and took > limit) or (is_bad and not has_left):
@@ -109,71 +140,136 @@ class SLIMiddleware:
             except Exception:  # noqa: BLE001, S112  # counting never breaks the request, nor other objectives
                 continue
 
-    def since(self, began: Seconds) -> Seconds:
-        """Return the seconds since *began*, if any objective asks."""
-        return _clock.monotonic() - began if self._is_timed else 0.0
-
-    def _slos_for(self, scope: Scope) -> tuple[SLO, ...]:
+    def _watched_in(self, scope: Scope) -> "_Watched":
+        """Return the objectives of the request of *scope*; what a route alone says is known from then on."""
+        if not self._has_routes:
+            return self._everywhere
         route = scope.get("route")
-        known = self._by_object.get(id(route))
-        if known is not None and known[0] is route and is_told_by_route(scope):
-            return known[1]
         try:
             template = self._route_of(scope)
-            slos = None if template is None else self._by_route.get(template, self._everywhere)
+            found = None if template is None else self._by_route.get(template, self._everywhere)
         except Exception:  # noqa: BLE001  # a user's function, or a scope of another shape
-            slos = None
-        if slos is None:
-            return self._slos_for_path(path_of(scope))
+            found = None
+        if found is None:
+            return self._watched_at(path_of(scope))
         is_lasting = route is not None and self._route_of is template_of and is_told_by_route(scope)
-        if is_lasting and len(self._by_object) < _MOST_ROUTES:
-            self._by_object[id(route)] = (route, slos)
-        return slos
+        if is_lasting and len(self._known) < _MOST_ROUTES:
+            self._routes.append(route)  # first
+            self._known[id(route)] = found
+        return found
 
-    def _slos_for_path(self, path: str) -> tuple[SLO, ...]:
-        for pattern, slos in self._by_path:
+    def _watched_at(self, path: str) -> "_Watched":
+        for pattern, watched in self._by_path:
             if pattern.fullmatch(path) is not None:
-                return slos
+                return watched
         return self._everywhere
 
 
+class _Watched:
+    """
+    The objectives of some requests.
+
+    Attributes:
+        slos: They.
+        patience: Seconds within which an answer begins in time for all of them; below 0 if one counts in a
+            way of its own.
+
+    """
+
+    __slots__ = ("patience", "slos")
+
+    def __init__(self, slos: Iterable[SLO]) -> None:
+        self.slos = tuple(slos)
+        limits = [slo.latency_threshold for slo in self.slos if slo.latency_threshold is not None]
+        is_plain = all(type(slo).good is SLO.good and type(slo).bad is SLO.bad for slo in self.slos)
+        self.patience: Seconds = min(limits, default=math.inf) if is_plain else -1.0
+
+
 class _Answer:
-    """What is seen of the answer to one request."""
+    """
+    What is seen of the answer to one request, all of it set by the layer.
 
-    __slots__ = ("_layer", "_receive", "_send", "began", "has_left", "is_bad", "is_counted", "scope", "took")
+    Attributes:
+        layer: The layer.
+        scope: That of the request.
+        listen: Receives from the server.
+        forward: Sends to the server.
+        began: Instant at which the request came, if anybody asks.
+        took: Seconds until the answer began, or None.
+        is_bad: Whether its status is one of failure, or it broke off.
+        is_counted: Whether the request was counted.
+        has_left: Whether the client was seen to have left.
 
-    def __init__(
-        self, layer: SLIMiddleware, scope: Scope, receive: Receive, send: Send, began: Seconds
-    ) -> None:
-        self._layer, self._receive, self._send = layer, receive, send
-        self.scope = scope
-        self.began = began
-        self.took: Seconds | None = None  # until the answer began
-        self.is_counted = self.has_left = False
+    """
+
+    __slots__ = (
+        "began", "forward", "has_left", "is_bad", "is_counted", "is_streamed", "layer", "listen", "scope",
+        "took",
+    )  # fmt: skip
+
+    layer: SLIMiddleware
+    scope: Scope
+    listen: Receive
+    forward: Send
+    began: Seconds
+    took: Seconds | None
+    is_bad: bool
+    is_counted: bool
+    is_streamed: bool
+    has_left: bool
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        message = await self.listen()
         if message["type"] == "http.disconnect":
             self.has_left = True
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
         # No coroutine of its own where there is nothing to do afterwards: they are what a layer costs.
-        kind = message["type"]
-        if self.took is None:
-            if kind == "http.response.start":
+        took = self.took
+        if took is None:
+            if message["type"] == "http.response.start":
                 self.is_bad = message["status"] >= _FAILED
-                self.took = self._layer.since(self.began)
+                self.took = (now := _clock.monotonic()) - self.began
+                if now >= (layer := self.layer)._due:
+                    layer._turn(now)
         elif self.is_counted:
-            return self._send(message)
-        elif not message.get("more_body") if kind == "http.response.body" else ends_answer(message):
-            self._layer.count(self, is_bad=self.is_bad)
-            return self._send(message)
+            return self.forward(message)
+        elif (
+            "more_body" not in message or not message["more_body"]
+            if message["type"] == "http.response.body"
+            else ends_answer(message)
+        ):
+            # What most requests need is written out here: a call costs as much as all of it.
+            layer = self.layer
+            if layer._has_routes:
+                scope = self.scope
+                watched = layer._known.get(id(scope.get("route")))
+                if (
+                    watched is None
+                    or "path_template" in scope  # as `is_told_by_route` says
+                    or "app_root_path" in scope
+                    or "fastapi" in scope
+                ):
+                    watched = layer._watched_in(scope)
+            else:
+                watched = layer._everywhere
+            if self.is_bad or self.has_left or took > watched.patience:
+                layer._count(self, watched)
+            else:
+                self.is_counted = True
+                if self.is_streamed and (now := _clock.monotonic()) >= layer._due:
+                    layer._turn(now)
+                for slo in watched.slos:
+                    slo._budget.good += 1
+            return self.forward(message)
+        else:
+            self.is_streamed = True
         return self._checked(message)
 
     async def _checked(self, message: Message) -> None:
         try:
-            await self._send(message)
+            await self.forward(message)
         except OSError:  # what a server of ASGI 2.4 raises when nobody listens any more
             self.has_left = True
             raise
