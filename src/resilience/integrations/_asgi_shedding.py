@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Collection
 from http import HTTPStatus
-from typing import Final, TypeAlias
+from typing import Final
 
 from resilience import (
     ConcurrencyLimitedError,
@@ -29,10 +29,11 @@ from resilience.integrations._asgi_messages import (
     send_problem,
     several,
 )
+from resilience.streaming import Halved, Work
 from resilience.typing import Seconds
 
 _PRIORITIES: Final = {priority.value: priority for priority in Priority}
-Leave: TypeAlias = Callable[[None, None, None], object]
+_FAILED: Final = 500
 
 _UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e]")
 
@@ -74,6 +75,7 @@ class LoadSheddingMiddleware:
 
     __slots__ = (
         "_exempt",
+        "_halved",
         "_highest",
         "_label",
         "_priority_header",
@@ -121,22 +123,45 @@ class LoadSheddingMiddleware:
         self._highest = highest
         self._retry_after = retry_after
         self._problem_type = problem_type
+        self._halved = Halved(limiter)
         self._label = _UNPRINTABLE.sub("_", limiter.name).replace("\\", "\\\\").replace('"', '\\"')
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._exempt:
+        if scope["type"] != "http" or (self._exempt and scope["path"] in self._exempt):
             await self.app(scope, receive, send)
             return
-        claimed = None if self._priority_header is None else _priority_in(scope, self._priority_header)
-        if claimed is None:
-            await self._admit(scope, receive, send)
-            return
-        with priority_scope(max(claimed, self._highest)):  # what comes first is the least
-            await self._admit(scope, receive, send)
+        priority: priority_scope | None = None
+        name = self._priority_header
+        if name is not None:
+            for key, _ in scope["headers"]:
+                if key == name:
+                    priority = self._priority_of(scope, name)
+                    break
+        halves = self._halved.halves or self._halved.renewed()
+        place = _Place()  # set from here: a method that does it costs as much again
+        place.forward = send
+        place.halves = halves
+        place.status = 0
+        place.holds = place.is_streamed = False
+        try:
+            if priority is not None:
+                priority.__enter__()
+            if halves.take(place) or await self._admit(place, send):
+                await self.app(scope, receive, place.send)
+        finally:
+            if place.holds:
+                place.halves.let_go(place)
+            if priority is not None:
+                priority.__exit__(None, None, None)
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _priority_of(self, scope: Scope, name: bytes) -> priority_scope | None:
+        claimed = _priority_in(scope, name)
+        # What comes first is the least.
+        return None if claimed is None else priority_scope(max(claimed, self._highest))
+
+    async def _admit(self, place: "_Place", send: Send) -> bool:
+        """Admit a request for which there is no place at once, or refuse it."""
         limiter, settings = self.limiter, self.limiter.settings
-        leave: Leave | None = None
         retry_after: Seconds | None = None
         permit: Permit | Rejection | None = None
         if type(settings.limit) is not int and not settings.max_wait:
@@ -148,18 +173,12 @@ class LoadSheddingMiddleware:
                 permit = await guard.__aenter__() if settings.max_wait else guard.__enter__()
             except ConcurrencyLimitedError as error:
                 retry_after = error.retry_after
-            if type(settings.limit) is int:
-                leave = guard.__exit__  # nobody learns from the answer, and this is cheap
-        if not permit:
-            # Not where the error was caught: what fails from here on did not come of it.
-            await self._refuse(send, retry_after)
-            return
-        place = _Place(permit, leave, send)
-        try:
-            await self.app(scope, receive, place.send)
-        finally:
-            if not place.is_free:
-                permit.release()
+        if permit:
+            place.hold_by(permit)
+            return True
+        # Not where the error was caught: what fails from here on did not come of it.
+        await self._refuse(send, retry_after)
+        return False
 
     async def _refuse(self, send: Send, retry_after: Seconds | None) -> None:
         seconds = max(1, math.ceil(self._retry_after if retry_after is None else retry_after))
@@ -177,40 +196,46 @@ class LoadSheddingMiddleware:
         )
 
 
-class _Place:
-    """The place of one request, which is free when its answer has been sent."""
+class _Place(Work):
+    """
+    The place of one request, which is free when its answer has been sent; all of it set by the layer.
 
-    __slots__ = ("_is_streamed", "_leave", "_permit", "_send", "_status", "is_free")
+    Attributes:
+        forward: Sends to the server.
+        status: That of the answer, or 0.
+        is_streamed: Whether the answer comes in several parts.
 
-    def __init__(self, permit: Permit, leave: Leave | None, send: Send) -> None:
-        self._permit, self._leave, self._send = permit, leave, send
-        self._status = 0
-        self._is_streamed = self.is_free = False
+    """
+
+    __slots__ = ("forward", "is_streamed", "status")
+
+    forward: Send
+    status: int
+    is_streamed: bool
 
     def send(self, message: Message) -> Awaitable[None]:
         # No coroutine of its own where there is nothing to do afterwards: they are what a layer costs.
-        kind = message["type"]
-        if not self._status:
-            if kind == "http.response.start":
-                self._status = message["status"]
-        elif not self.is_free:
-            if not message.get("more_body") if kind == "http.response.body" else ends_answer(message):
-                return self._sent(message)
-            self._is_streamed = True
-        return self._send(message)
+        if not self.status:
+            if message["type"] == "http.response.start":
+                self.status = message["status"]
+        elif self.holds:
+            if (
+                "more_body" not in message or not message["more_body"]
+                if message["type"] == "http.response.body"
+                else ends_answer(message)
+            ):
+                if self.is_streamed or self.status >= _FAILED:
+                    return self._sent(message)
+                return self.halves.give_back_after(self, self.forward(message))
+            self.is_streamed = True
+        return self.forward(message)
 
     async def _sent(self, message: Message) -> None:
-        await self._send(message)
-        if self.is_free:
-            return
-        self.is_free = True
-        if self._leave is not None:
-            self._leave(None, None, None)
-            return
-        try:
-            self._permit.settle(Verdict.IGNORED if self._is_streamed else verdict_on(self._status))
-        except Exception:  # noqa: BLE001  # a user's limit that fails to learn does not break the request
-            self._permit.release()
+        await self.forward(message)
+        if self.is_streamed:
+            self.halves.let_go(self)
+        else:
+            self.settle(verdict_on(self.status))
 
 
 def _priority_in(scope: Scope, name: bytes) -> Priority | None:
