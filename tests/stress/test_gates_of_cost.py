@@ -1,5 +1,5 @@
 """
-A guarded call costs no more than its gates say, by the short form of `benchmarks.gates`.
+A guarded call and a layer cost no more than they may, by the short forms of `benchmarks.gates` and `.asgi`.
 
 Where a gate is missed, the row is held to what was reached (`Row.held`), so that it does not get worse.
 
@@ -44,3 +44,14 @@ def test_every_guarded_call_stays_within_its_gate():
             again = missed(*late)
             late = {name: again[name] for name in late if name in again}
     assert late == {}, "".join(late.values())
+
+
+@pytest.mark.timeout(180)
+def test_every_layer_around_an_application_stays_within_its_bound():
+    program = [sys.executable, "-m", "benchmarks.asgi", "--short", "--margin", "0.25"]
+    for _ in range(1 + AGAIN):
+        done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False, timeout=50)
+        assert done.returncode in (0, 1), done.stderr
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0, done.stdout
