@@ -37,6 +37,10 @@ def failures(runtime, outcome=ConnectionError, error=ConnectionError, **settings
     return fetch.calls
 
 
+def slow_enough(state):
+    return state.seconds_since_start >= 2.5
+
+
 # --- stop --------------------------------------------------------------------------------------------------------
 
 
@@ -61,6 +65,19 @@ def test_stop_after_delay_reads_our_clock(runtime, fake_clock):
 def test_stop_after_delay_counts_the_attempts_too(runtime, fake_clock):
     outcome = delayed(1.0, ConnectionError())
     assert failures(runtime, outcome, stop=tenacity.stop_after_delay(2.5)) == 3
+
+
+@pytest.mark.parametrize("settings", [{"stop": tenacity.stop_after_delay(2.5)}, {"stop": slow_enough}])
+def test_a_decorated_function_counts_its_first_attempt_too(runtime, fake_clock, settings):
+    fetch = script(delayed(1.0, ConnectionError()))
+
+    async def body():
+        guarded = runtime.wrap(retrying(**settings), fetch)
+        with pytest.raises(ConnectionError):
+            await guarded()
+
+    runtime.run(body)
+    assert fetch.calls == 3
 
 
 def test_stop_before_delay_knows_the_delay_to_come(runtime, fake_clock):

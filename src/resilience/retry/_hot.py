@@ -73,5 +73,5 @@ def hot(
         let_go=("$begun.end('cancelled')",),
         token="$begun",  # noqa: S106  # no secret
         fail=fail,
-        reads_began=settings.max_duration is not None,
+        reads_began=settings.asks_how_long,
     )
