@@ -339,13 +339,6 @@ class Local:
     """Something that only a frame of the failed function refers to."""
 
 
-@pytest.fixture
-def no_gc():
-    gc.disable()
-    yield
-    gc.enable()
-
-
 POLICIES = {
     "through": lambda: Around(through),
     "gate": lambda: Turnstile(limit=1),

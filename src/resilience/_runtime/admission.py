@@ -212,8 +212,10 @@ class Admission(Policy):
             self._line_left(ask)
         self._changed()
 
-    def _take_back(self, hold: Hold, verdict: Verdict, started: Seconds, retry_after: Seconds | None) -> None:
-        """Settle what *hold* holds, if anything."""
+    def _take_back(
+        self, hold: Hold, verdict: Verdict, started: Seconds | None, retry_after: Seconds | None
+    ) -> None:
+        """Settle what *hold* holds, if anything; *started* is None if nobody looked."""
         with self._lock:
             token = hold.token
             if token is None or token.__class__ is Refusal:
@@ -223,7 +225,8 @@ class Admission(Policy):
             if verdict is Verdict.IGNORED:
                 hold.token = self._release(token, now, cancelled=False)
             else:
-                hold.token = self._settle(token, verdict, now, started, retry_after)
+                began = now if started is None else started
+                hold.token = self._settle(token, verdict, now, began, retry_after)
             if self.settling_frees or verdict is Verdict.IGNORED:
                 self._wake_for(token)
         self._changed()

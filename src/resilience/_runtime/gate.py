@@ -4,14 +4,15 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from resilience import _clock
 from resilience._core.permit import Refusal
+from resilience._runtime import guards
 from resilience._runtime.admission import Acquiring, Admission, Ask, Decision
 from resilience._runtime.flow import PLAIN, Call, Flow, Inner
-from resilience._runtime.hot import Fail
+from resilience._runtime.hot import Fail, epoch, weakly
 from resilience._runtime.permit import Guard, Hold, Permit, Rejection
 from resilience._runtime.policy import Binding, Judge, Step
 from resilience._runtime.watch import watch
 from resilience.errors import DeadlineExceededError, RejectedError
-from resilience.outcome import Outcome, Verdict
+from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict
 from resilience.typing import Seconds
 
 __all__ = ["Acquiring", "Ask", "Decision", "Gate"]
@@ -29,10 +30,19 @@ class Gate(Admission):
     for all.
     """
 
-    __slots__ = ()
+    __slots__ = ("_way",)
+
+    one: ClassVar[Ask] = 1
+    """What a guard asks for unless more is said."""
 
     error: ClassVar[type[RejectedError]]
     """What a refused call raises."""
+
+    def __init__(
+        self, name: str | None, *, on: ErrorMatch | None = None, classify: Classifier | None = None
+    ) -> None:
+        super().__init__(name, on=on, classify=classify)
+        self._way = guards.UNKNOWN
 
     def try_acquire(self) -> Permit | Rejection:
         """
@@ -65,7 +75,22 @@ class Gate(Admission):
         An error that leaves the block is judged like an error of a function; the block may settle
         or release the permit itself instead.
         """
-        return Guard(self)
+        make = (way := self._way).make
+        if make is None:
+            return self.guard() if self._finds_way() else Guard(self, self.one)
+        guard = make()
+        guard.token = guard._started = None
+        guard._gate = self
+        guard._way = way
+        guard._is_used = False
+        return guard
+
+    def _finds_way(self) -> bool:
+        """Look, once in an epoch, whether guards may be quick from now on."""
+        if self._way.made_in == epoch.n:
+            return False
+        self._way = guards.way_of(self)
+        return self._way.make is not None
 
     def step_for(self, binding: Binding) -> Step:
         """Return the step that admits, calls and settles."""
@@ -117,23 +142,28 @@ class Gate(Admission):
 
     def failing(self, judge: Judge) -> Fail:
         """Return what settles a call that failed in generated code, as `step_for` does."""
-        settling_frees = self.settling_frees
+        settle = weakly(self._settle_failed)
 
         def fail(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:
-            verdict, token = judge(outcome, PLAIN), tokens[place]
-            with self._lock:
-                now = _clock.monotonic()
-                if verdict is IGNORED:
-                    tokens[place] = self._release(token, now, cancelled=False)
-                    self._wake_for(token)
-                else:
-                    started = now if began is None else began
-                    tokens[place] = self._settle(token, verdict, now, started, outcome.retry_after)
-                    if settling_frees:
-                        self._wake_for(token)
-            self._changed()
+            settle(judge(outcome, PLAIN), tokens, place, outcome, began)
 
         return fail
+
+    def _settle_failed(
+        self, verdict: Verdict, tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None
+    ) -> None:
+        token = tokens[place]
+        with self._lock:
+            now = _clock.monotonic()
+            if verdict is IGNORED:
+                tokens[place] = self._release(token, now, cancelled=False)
+                self._wake_for(token)
+            else:
+                started = now if began is None else began
+                tokens[place] = self._settle(token, verdict, now, started, outcome.retry_after)
+                if self.settling_frees:
+                    self._wake_for(token)
+        self._changed()
 
     def _end(
         self, hold: Hold, judge: Judge, call: Call, started: Seconds, ending: Outcome[Any] | None

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, cast
-from weakref import WeakSet
+from weakref import WeakMethod, WeakSet
 
 from resilience import _clock
 from resilience.deadline import usage
@@ -86,6 +86,17 @@ class Hot:
 
 NOTHING: Final = Hot()
 """The statements of a policy that lets every call pass and learns nothing."""
+
+
+def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what calls a policy's *method*, and does not keep alive the policy, which may own the caller."""
+    known = WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        present = known()  # there for as long as a call is under way
+        return None if present is None else present(*args)
+
+    return call
 
 
 class Tally:

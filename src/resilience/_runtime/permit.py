@@ -53,7 +53,7 @@ class Permit(Hold):
     def __init__(self, gate: "Gate") -> None:
         super().__init__()
         self._gate = gate
-        self._started: Seconds = 0.0
+        self._started: Seconds | None = None
 
     def __bool__(self) -> Literal[True]:
         return True

@@ -10,7 +10,7 @@ from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call, Waiter
 from resilience._runtime.gate import Ask as AnyAsk
 from resilience._runtime.gate import Decision, Gate
-from resilience._runtime.hot import Fail, Hot
+from resilience._runtime.hot import Fail, Hot, weakly
 from resilience._runtime.policy import Binding, Traits
 from resilience.concurrency_limiter._ask import Ask, check_hashable
 from resilience.concurrency_limiter._cell import Cell, Slot
@@ -146,10 +146,10 @@ class LimitGate(Gate):
         token: Any,
         verdict: Verdict,
         now: Seconds,
-        started: Seconds,  # noqa: ARG002  # the slot knows it
+        started: Seconds,
         retry_after: Seconds | None,  # noqa: ARG002  # when to return is a question of rate
     ) -> None:
-        self._bulkhead.settle(slot_of(token, now), verdict, now)
+        self._bulkhead.settle(slot_of(token, started), verdict, now)
         self._has_ended = True
 
     def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:  # noqa: ARG002  # either way
@@ -160,7 +160,7 @@ class LimitGate(Gate):
         if self._partitions is not None:
             return None
         fail = self._failing_at_rest(self.failing(self.judge(binding)))
-        refuse = None if self._max_wait > 0 else self._refuse
+        refuse = None if self._max_wait > 0 else weakly(self._refuse)
         return hot(self, self._bulkhead, refuse=refuse, fail=fail)
 
     def _refuse(self) -> RejectedError | None:
@@ -173,7 +173,7 @@ class LimitGate(Gate):
 
     def _failing_at_rest(self, fail: Fail) -> Fail:
         """Return what does as *fail* does, at once where nobody learns from calls."""
-        bulkhead = self._bulkhead
+        bulkhead, wake_next = self._bulkhead, weakly(self._wake_next)
 
         def at_once(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:
             cell = tokens[place]
@@ -185,7 +185,7 @@ class LimitGate(Gate):
             cell.ceiling += 1.0
             cell.others += 1
             if bulkhead.is_barred:
-                self._wake_next()
+                wake_next()
 
         return at_once
 
@@ -280,14 +280,14 @@ class LimitGate(Gate):
         self.counts = PlaceCounts(self._bulkhead)
 
 
-def slot_of(token: Slot | Cell, now: Seconds) -> Slot:
+def slot_of(token: Slot | Cell, started: Seconds) -> Slot:
     """
     Return the slot that *token* is, or stands for.
 
-    Generated code and guards hold the cell alone, without a look at the clock: it is as if the call had taken
+    Generated code holds the cell alone. Where it has not looked at the clock, it is as if the call had taken
     no time, which only a limit that came meanwhile asks.
     """
-    return Slot(token, now) if isinstance(token, Cell) else token
+    return Slot(token, started) if isinstance(token, Cell) else token
 
 
 class PlaceCounts(Counts):

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from resilience._runtime.hot import ELSE, Fail, Hot
 from resilience._runtime.policy import Policy
-from resilience.concurrency_limiter._cell import Slot
 from resilience.concurrency_limiter._limit import FixedLimit
 from resilience.concurrency_limiter._machine import Bulkhead
 from resilience.errors import RejectedError
@@ -20,7 +19,7 @@ def hot(
     """Return the statements for *bulkhead*, whose places *policy* gives out."""
     learns = not isinstance(bulkhead.source, FixedLimit)
     is_timed = learns and bulkhead.needs_latency
-    names = {"limiter": policy, "bulkhead": bulkhead, "cell": bulkhead.cell, "Slot": Slot}
+    names = {"limiter": policy, "bulkhead": bulkhead, "cell": bulkhead.cell}
     wake = "if $bulkhead.is_barred: $limiter._wake_next()"
     # In one go: who joined the line meanwhile would wait for the next call to end.
     back = ("$cell.ceiling += 1.0", wake)
@@ -44,8 +43,7 @@ def hot(
         release=back,
         good=(*(timed if is_timed else ()), *((sampled,) if learns else ())),
         let_go=("$cell.others += 1",),
-        # Without a clock the cell alone, from which the gate makes a slot if need be.
-        token="$Slot($cell, began)" if is_timed else "$cell",
+        token="$cell",  # noqa: S106  # no secret
         refuse=refuse,
         fail=fail,
         reads_began=is_timed,

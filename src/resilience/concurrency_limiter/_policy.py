@@ -6,7 +6,6 @@ from resilience._core.check import Check, is_finite
 from resilience._runtime.permit import Guard, Permit, Rejection
 from resilience._runtime.policy import all_right
 from resilience.concurrency_limiter._gate import LimitGate, checked
-from resilience.concurrency_limiter._guard import HAS_GIL, make_guard
 from resilience.concurrency_limiter._limit import Limit
 from resilience.concurrency_limiter._settings import TOO_MANY, ConcurrencyLimiterSettings, Order, Shares
 from resilience.outcome import Classifier, ErrorMatch
@@ -111,15 +110,17 @@ class ConcurrencyLimiter(LimitGate):
 
     def guard(self, *, share: Hashable = None) -> Guard:
         """Guard a block whose body runs once, in the share of *share*: see `try_acquire`, `Gate.guard`."""
-        if share is None and self._partitions is None and HAS_GIL:
-            guard = make_guard()
-            guard.token = None
-            guard._gate = self
-            guard._ask = 1
-            guard._is_used = False
-            guard._started = 0.0
-            return guard
-        return Guard(self, self._asked_by_hand(share))
+        make = (way := self._way).make
+        if make is None or share is not None:
+            ask = self._asked_by_hand(share)
+            return self.guard() if share is None and self._finds_way() else Guard(self, ask)
+        # As every gate does: not by way of it, since a call costs as much as what it does.
+        guard = make()
+        guard.token = guard._started = None
+        guard._gate = self
+        guard._way = way
+        guard._is_used = False
+        return guard
 
     @property
     def limit(self) -> int:

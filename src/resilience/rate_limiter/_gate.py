@@ -37,6 +37,7 @@ class RateGate(Gate):
     kind = "rate_limiter"
     learning = ("rate",)
     error = RateLimitedError
+    one = ANY
 
     def __init__(
         self,
@@ -123,15 +124,22 @@ class RateGate(Gate):
         started: Seconds,
         retry_after: Seconds | None,
     ) -> None:
+        token = self._permit_of(token)
         if verdict is Verdict.THROTTLED and self._adaptive is not None:  # a number does not follow the server
             self._adaptive.throttled(now, started, retry_after)
         else:
             self._machine.settle(token, verdict, now)
 
     def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:
+        token = self._permit_of(token)
         if not cancelled and self._adaptive is not None:
             self._adaptive.unsent(token.n)
         self._machine.release(token, now)
+
+    def _permit_of(self, token: Any) -> Any:
+        # Generated code holds the number alone, of which it seldom needs to make a permit.
+        machine = self._machine
+        return machine.permit(token) if isinstance(token, float) and isinstance(machine, Gcra) else token
 
     def hot(self, binding: Binding) -> Hot | None:
         """Return what a call runs that gets a permit at once; none but for GCRA, which is one line."""

@@ -17,9 +17,9 @@ def hot(policy: Policy, gcra: Gcra, counts: Counts, fail: Fail) -> Hot:
         ),
         refused=ELSE,
         taken=("$counts.at_once += 1.0",),
-        undo=("$limiter._give_back_token($gcra.permit($x))", "$counts.at_once -= 1.0"),
-        let_go=("$limiter._give_back_token($gcra.permit($x))",),
-        token="$gcra.permit($x)",  # noqa: S106  # no secret
+        undo=("$limiter._give_back_token($x)", "$counts.at_once -= 1.0"),
+        let_go=("$limiter._give_back_token($x)",),
+        token="$x",  # noqa: S106  # no secret
         fail=fail,
         reads_began=True,
     )

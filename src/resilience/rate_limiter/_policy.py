@@ -1,6 +1,7 @@
 """At most so many calls per second."""
 
 from collections.abc import Callable, Hashable
+from typing import Final
 
 from resilience import _clock
 from resilience._core.permit import Refusal
@@ -12,6 +13,7 @@ from resilience.deadline import current_deadline
 from resilience.outcome import Classifier, ErrorMatch
 from resilience.rate_limiter._adapting import AdaptingGate
 from resilience.rate_limiter._ask import (
+    ANY,
     Ask,
     check_key,
     check_permits,
@@ -26,6 +28,9 @@ from resilience.typing import Seconds
 
 KeyOf = Callable[..., Hashable]
 """Takes the arguments of a call and returns whose permits it spends."""
+
+_ONE: Final = 1
+"""What is asked for unless more is said, to be compared as an object: True and 1.0 are no such number."""
 
 
 class RateLimiter(AdaptingGate):
@@ -149,7 +154,17 @@ class RateLimiter(AdaptingGate):
 
     def guard(self, permits: int = 1, *, key: Hashable = None) -> Guard:
         """Guard a block whose body runs once, spending *permits* of *key*: see `Gate.guard`."""
-        return Guard(self, self._checked(permits, key))
+        make = (way := self._way).make
+        if make is None or key is not None or permits is not _ONE:
+            ask = self._checked(permits, key)
+            return self.guard() if ask == ANY and self._finds_way() else Guard(self, ask)
+        # As every gate does: not by way of it, since a call costs as much as what it does.
+        guard = make()
+        guard.token = guard._started = None
+        guard._gate = self
+        guard._way = way
+        guard._is_used = False
+        return guard
 
     def reserve(self, permits: int = 1) -> Reservation | Rejection:
         """

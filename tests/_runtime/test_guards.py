@@ -1,0 +1,211 @@
+"""Guarded blocks that are quick: the statements of generated code, in two halves."""
+
+import asyncio
+import weakref
+from unittest.mock import patch
+
+import pytest
+
+from resilience import (
+    AdaptiveThrottle,
+    CircuitBreaker,
+    ConcurrencyLimiter,
+    RateLimiter,
+    Verdict,
+    bad_results,
+)
+from resilience._runtime import compile as compiling
+from resilience._runtime.admission import Admission
+from resilience._runtime.guards import QuickGuard
+from resilience._runtime.hot import epoch
+from resilience.limits import Aimd, Vegas
+from resilience.testing import FakeClock
+
+pytestmark = pytest.mark.skipif(not compiling.is_on(), reason="nothing is generated here")
+
+GATES = {
+    "places": lambda: ConcurrencyLimiter("g", limit=2),
+    "aimd": lambda: ConcurrencyLimiter("g", limit=Aimd(initial=5)),
+    "vegas": lambda: ConcurrencyLimiter("g", limit=Vegas(initial=5)),
+    "rate": lambda: RateLimiter("g", rate=100),
+    "breaker": lambda: CircuitBreaker("g"),
+    "breaker of calls": lambda: CircuitBreaker("g", sampling_calls=100),
+    "throttle": lambda: AdaptiveThrottle("g"),
+}
+SLOW = ["_decide", "_take_back", "_give_back", "_refused_at_once"]
+"""What quick blocks do not come by."""
+
+
+@pytest.fixture(params=GATES)
+def gate(request):
+    made = GATES[request.param]()
+    for _ in range(2):  # the first tells the gate how things stand
+        with made.guard():
+            pass
+    return made
+
+
+@pytest.fixture
+def nothing_slow():
+    slow = [patch.object(Admission, name, side_effect=AssertionError("the slow way")) for name in SLOW]
+    for each in slow:
+        each.start()
+    yield
+    for each in slow:
+        each.stop()
+
+
+def test_a_block_that_goes_well_takes_no_lock_and_no_flow(gate, nothing_slow):
+    with gate.guard() as permit:
+        assert permit
+
+
+def test_an_async_block_that_goes_well_takes_no_lock_and_no_flow(async_runtime, gate, nothing_slow):
+    async def body():
+        async with gate.guard() as permit:
+            assert permit
+
+    async_runtime.run(body)
+
+
+def test_a_guard_is_entered_once(gate):
+    guard = gate.guard()
+    with guard, pytest.raises(RuntimeError, match="entered once"), guard:
+        pytest.fail("it ran")
+    with pytest.raises(RuntimeError, match="entered once"), guard:
+        pytest.fail("it ran")
+
+
+def test_a_guard_that_was_never_entered_may_be_ended_and_settled(fake_clock, gate):
+    before = [repr(reading) for reading in gate.readings()]
+    guard = gate.guard()
+    guard.__exit__(None, None, None)
+    guard.settle()
+    guard.release()
+    assert [repr(reading) for reading in gate.readings()] == before
+
+
+def test_an_ended_guard_cannot_be_settled_again(fake_clock, gate):
+    with gate.guard() as permit:
+        pass
+    before = [repr(reading) for reading in gate.readings()]
+    permit.settle(Verdict.BAD)
+    permit.release()
+    assert [repr(reading) for reading in gate.readings()] == before
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_block_that_fails_after_a_quick_start_is_settled_once(gate, error):
+    with pytest.raises(error), gate.guard() as permit:
+        raise error
+    assert permit.token is None
+
+
+def test_a_guard_made_before_a_change_follows_the_change():
+    limiter = ConcurrencyLimiter("g", limit=1)
+    with limiter.guard():
+        pass
+    guard = limiter.guard()
+    limiter.reconfigure(limit=Aimd(initial=5))
+    with guard:
+        assert limiter.inflight == 1
+    assert limiter.is_idle
+
+
+def test_a_block_during_which_something_changes_ends_as_it_began(gate):
+    with gate.guard():
+        epoch.end()
+    assert gate.is_idle or gate.kind != "concurrency_limiter"
+
+
+def test_a_fake_clock_that_comes_later_is_followed():
+    breaker = CircuitBreaker("g", sampling_duration=1.0)
+    with breaker.guard():
+        pass
+    with FakeClock() as clock:
+        with breaker.guard():
+            clock.advance(0.1)
+        assert not breaker.is_idle
+        clock.advance(5.0)
+        assert breaker.is_idle
+
+
+def test_a_classifier_that_judges_values_makes_blocks_slow():
+    breaker = CircuitBreaker("g", classify=bad_results(lambda value: value is None), consecutive_failures=1)
+    with breaker.guard():
+        pass
+    assert breaker.state.value == "open"
+
+
+def test_where_nothing_is_generated_guards_are_plain(gate):
+    with patch.object(compiling, "is_on", lambda: False):
+        epoch.end()
+        with gate.guard():  # was it made before?
+            pass
+        assert not isinstance(gate.guard(), QuickGuard)
+    epoch.end()
+    assert isinstance(gate.guard(), QuickGuard)
+
+
+def test_a_guard_that_nobody_ends_gives_back_what_it_took():
+    limiter = RateLimiter("g", rate=1, burst=1)
+    with FakeClock():
+        guard = limiter.guard()
+        guard.__enter__()
+        assert limiter.remaining() == 0
+        del guard
+        assert limiter.remaining() == 1
+
+
+def test_a_rate_limiter_with_keys_still_wants_to_know_which():
+    limiter = RateLimiter("g", rate=1, key=lambda key: key)
+    with pytest.raises(TypeError, match="keeps keys apart"):
+        limiter.guard()
+    with limiter.guard(key="a"):
+        pass
+
+
+@pytest.mark.parametrize("permits", [0, True, 1.0])
+def test_a_wrong_number_of_permits_is_refused(permits):
+    with pytest.raises(ValueError, match="whole number"):
+        RateLimiter("g").guard(permits)
+
+
+def test_whoever_waits_for_a_place_is_let_in_when_a_quick_block_ends():
+    async def body():
+        limiter = ConcurrencyLimiter("g", limit=1, max_queue=1, max_wait=5.0)
+        order = []
+
+        async def second():
+            async with limiter.guard():
+                order.append("second")
+
+        async with limiter.guard():
+            task = asyncio.create_task(second())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert limiter.queued == 1
+            order.append("first")
+        await task
+        assert order == ["first", "second"]
+        assert limiter.is_idle
+
+    asyncio.run(body())
+
+
+def test_a_gate_whose_guards_were_used_goes_away_by_itself(no_gc, gate, request):
+    make = GATES[request.node.callspec.params["gate"]]
+    own = make()
+    for _ in range(3):
+        with own.guard():
+            pass
+    reference = weakref.ref(own)
+    del own
+    assert reference() is None
+
+
+def test_a_gate_lives_as_long_as_its_block(gate, request):
+    make = GATES[request.node.callspec.params["gate"]]
+    with make().guard() as permit:
+        pass
+    assert permit.token is None
