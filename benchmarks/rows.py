@@ -289,7 +289,9 @@ ROWS = (
         is_late=True,
         held=(None, 5.0),
     ),
-    Row("with policy.guard()", concurrency_limiter, 3.3, use=guard, statement=BLOCK, held=(4.3, None)),
+    Row("with policy.guard()", concurrency_limiter, 3.3, 3.3, use=guard, statement=BLOCK, held=(4.1, None)),
+    Row("with breaker.guard()", CircuitBreaker, 5, 3.5, use=guard, statement=BLOCK),
+    Row("with rate_limiter.guard()", rate_limiter, 8, 5, use=guard, statement=BLOCK),
     Row("refusal, open breaker", opened, 5, 5, ending=REFUSED),
     Row("refusal, full limiter", full, 5, 5, ending=REFUSED),
     Row("failing call", breaker_and_limiter, 8, 8, ending=FAILED),
@@ -301,7 +303,8 @@ ROWS = (
     Row("adaptive limiter", lambda: ConcurrencyLimiter("bench", limit=limits.Aimd())),
     Row("result classifier", partial(CircuitBreaker, classify=bad_results(lambda value: value is None))),
     Row("Pipeline.standard", lambda: Pipeline.standard("bench", total_timeout=10.0), is_late=True),
-    Row("policy.call(fn, ...)", CircuitBreaker, use=by_hand, statement=BY_HAND),
+    Row("policy.call(fn, ...)", CircuitBreaker, 6, 6, use=by_hand, statement=BY_HAND),
+    Row("pipeline.call(fn, ...)", whole, use=by_hand, statement=BY_HAND),
     Row("a deadline in force", CircuitBreaker, scope=in_time, is_late=True),
 )
 """Every row of the table of gates."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import ExitStack
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from resilience import (
+    AdaptiveThrottle,
     CircuitBreaker,
     ConcurrencyLimiter,
     Pipeline,
@@ -80,6 +82,8 @@ steps = st.one_of(
     st.tuples(st.just("reconfigure within a call"), outcomes),
     st.tuples(st.just("change the time within a call"), outcomes),
     st.tuples(st.just("reload"), st.booleans()),
+    st.tuples(st.just("block"), outcomes),
+    st.tuples(st.just("block within a call"), outcomes),
 )
 settings = st.fixed_dictionaries(
     {
@@ -100,6 +104,7 @@ settings = st.fixed_dictionaries(
         "is_async": st.booleans(),
         "time": st.sampled_from(sorted(LIMITS)),
         "keeps": st.booleans(),
+        "by hand": st.booleans(),
     }
 )
 
@@ -158,11 +163,21 @@ def history(given_settings, schedule):
             return play()
 
         guarded, aguarded = pipeline(play), pipeline(aplay)
+        if given_settings.get("by hand"):
+            guarded, aguarded = partial(pipeline.call, play), partial(pipeline.acall, aplay)
 
-        def call(outcomes, *, is_async=False):
+        def block():
+            with breaker.guard(), limiter.guard(), places.guard():
+                return play()
+
+        async def ablock():
+            async with breaker.guard(), limiter.guard(), places.guard():
+                return play()
+
+        def call(outcomes, *, is_async=False, within=(guarded, aguarded)):
             script[:] = outcomes
             try:
-                result = asyncio.run(aguarded()) if is_async else guarded()
+                result = asyncio.run(within[1]()) if is_async else within[0]()
             except BaseException as error:  # whatever it is, it is to be the same
                 seen.append(
                     (type(error).__name__, getattr(error, "__notes__", []), type(error.__context__).__name__)
@@ -173,6 +188,11 @@ def history(given_settings, schedule):
         for kind, value in schedule:
             if kind == "call":
                 call(value, is_async=given_settings["is_async"])
+            elif kind == "block":
+                call(value, is_async=given_settings["is_async"], within=(block, ablock))
+            elif kind == "block within a call":
+                inside.append(lambda outcomes=value: call(outcomes, within=(block, ablock)))
+                call(["good"], is_async=given_settings["is_async"])
             elif kind == "call within a call":
                 inside.append(lambda outcomes=value: call(outcomes))
                 call(["good"], is_async=given_settings["is_async"])
@@ -244,6 +264,96 @@ def test_both_ways_everything_is_the_same(given_settings, schedule):
     with patch.object(compiling, "is_on", lambda: False):
         driven = history(given_settings, schedule)
     assert generated == driven
+
+
+@given(settings, st.lists(steps, max_size=12))
+def test_a_call_by_hand_is_like_one_of_a_decorated_function(given_settings, schedule):
+    decorated = history({**given_settings, "by hand": False}, schedule)
+    by_hand = history({**given_settings, "by hand": True}, schedule)
+    assert decorated == by_hand
+
+
+GATES = {
+    "breaker": lambda: CircuitBreaker(rng=Draws(), consecutive_failures=2, break_duration=0.5),
+    "breaker of calls": lambda: CircuitBreaker(rng=Draws(), sampling_calls=4, minimum_throughput=2),
+    "rate": lambda: RateLimiter(rate=5, burst=3),
+    "places": lambda: ConcurrencyLimiter(limit=1),
+    "aimd": lambda: ConcurrencyLimiter(limit=Aimd(initial=2, window=0.5)),
+    "vegas": lambda: ConcurrencyLimiter(limit=Vegas(initial=2, window=0.0)),
+    "throttle": lambda: AdaptiveThrottle(rng=Draws(), minimum_throughput=3, floor=None),
+}
+
+
+def readings(gate):
+    return sorted(repr(reading) for reading in gate.readings())
+
+
+def uses(gate, play):
+    """All the ways of making one call under a gate."""
+
+    def block():
+        with gate.guard():
+            return play()
+
+    async def aplay():
+        return play()
+
+    async def ablock():
+        async with gate.guard():
+            return play()
+
+    guarded, aguarded = gate(play), gate(aplay)
+    return {
+        "decorated": guarded,
+        "by hand": lambda: gate.call(play),
+        "block": block,
+        "async, decorated": lambda: asyncio.run(aguarded()),
+        "async, by hand": lambda: asyncio.run(gate.acall(aplay)),
+        "async, block": lambda: asyncio.run(ablock()),
+    }
+
+
+def course(make, use, schedule):
+    """What a gate decides and counts in one use of it."""
+    seen = []
+    with FakeClock(start=1_000.0) as clock:
+        gate, script = make(), []
+
+        def play():
+            outcome = script.pop(0)
+            clock.advance(SLOW if outcome.startswith("slow") else 0.02)
+            if script:
+                act()
+            if OUTCOMES[outcome] is not None:
+                raise OUTCOMES[outcome]
+
+        call = uses(gate, play)[use]
+
+        def act():
+            try:
+                call()
+            except BaseException as error:  # whatever it is, it is to be the same
+                seen.append(type(error).__name__)
+            seen.append(readings(gate))
+
+        for outcomes in schedule:
+            # The others within the first; not where a loop would run in another one.
+            script[:] = outcomes[:1] if use.startswith("async") else outcomes
+            act()
+            script.clear()
+            clock.advance(0.1 * len(outcomes))
+    return seen
+
+
+@pytest.mark.parametrize("name", GATES)
+@given(st.lists(outcomes, max_size=10))
+def test_a_block_counts_and_decides_like_a_call(name, schedule):
+    plain = course(GATES[name], "decorated", schedule)
+    assert course(GATES[name], "by hand", schedule) == plain
+    assert course(GATES[name], "block", schedule) == plain
+    single = course(GATES[name], "async, decorated", schedule)
+    assert course(GATES[name], "async, by hand", schedule) == single
+    assert course(GATES[name], "async, block", schedule) == single
 
 
 def test_the_schedules_run_generated_code():

@@ -22,6 +22,7 @@ from resilience._runtime.flow import (
     Spawn,
     Waiter,
 )
+from resilience._runtime.wrap import cannot_be_awaited
 from resilience.outcome import Outcome
 from resilience.priority import priority_of, priority_scope
 from resilience.typing import Seconds
@@ -139,8 +140,7 @@ async def _call(call: Call) -> Outcome[Any]:
                     return Outcome(await awaitable)
     except Exception as error:  # noqa: BLE001  # an outcome; the policies judge it
         return Outcome(error=error)
-    name = getattr(call.function, "__qualname__", repr(call.function))
-    raise TypeError(f"{name} returned {awaitable!r}, which cannot be awaited: use call()")
+    raise TypeError(cannot_be_awaited(call.function, awaitable))
 
 
 async def _sleep(seconds: Seconds) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from resilience import _clock
 from resilience._runtime import drive, templates, text
-from resilience._runtime.hot import Replay, epoch, has_gil
+from resilience._runtime.hot import Hot, Replay, epoch, has_gil
 from resilience._runtime.plan import Plan
 from resilience._runtime.policy import Binding, Policy
 from resilience._runtime.text import Signature
@@ -83,21 +83,13 @@ class Wrapper:
         self._looks = not is_async
         self._filename = f"<resilience {name} {next(_numbers)}>"
         self._namespace: dict[str, Any] | None = {
+            **names(is_async=is_async),
             "__name__": fn.__module__ if isinstance(fn, FunctionType) else __name__,
-            "block": block.get,
-            "CoroutineType": CoroutineType,
             "first": self._afirst if is_async else self._first,
             "fn": fn,
-            "reject": _reject,
-            "Replay": Replay,
-            "set_block": block.set,
             "slow": slow,
             "wrapper": self,
         }
-        if is_async:
-            from resilience._runtime import _asyncio_queue  # noqa: PLC0415  # asyncio comes with async functions
-
-            self._namespace |= _asyncio_queue.NAMES
         self._made = self._code(self._namespace)
 
     def function(self) -> FunctionType:
@@ -152,11 +144,6 @@ class Wrapper:
         self._made = (-1, self._stub)
         self._install(self._renewed())
 
-    @property
-    def _has_fake_timers(self) -> bool:
-        # Only flows know how to wait for a fake clock; a plain function does not wait.
-        return self._signature.is_async and _clock.fake is not None
-
     def _renewed(self) -> tuple[int, CodeType]:
         made, guarded = self._made, self._guarded()
         if made[0] != epoch.n and guarded is not None:
@@ -173,24 +160,13 @@ class Wrapper:
         """Return the code of the present epoch, and the epoch's number; *namespace* gets what it looks up."""
         made_in = epoch.n  # first: what changes from here on ends this epoch
         hots = self._policy.hots(Binding(self._name))
-        if hots is not None and self._has_fake_timers and any(hot.limit for _, hot in hots):
-            hots = None
         namespace[self._signature.own("monotonic")] = _clock.monotonic
         objects: dict[str, object] = {}
-        if hots is None:
+        if hots is None or has_fake_timers(hots, is_async=self._signature.is_async):
             source = text.plain(self._signature)
         else:
-            shapes = [hot for _, hot in hots]
-            trio = sys.modules.get("trio")
-            if trio is not None:
-                namespace[self._signature.own("in_trio_task")] = trio.lowlevel.in_trio_task
-            source = templates.source(self._signature, shapes, usage.used, self._looks, trio is not None)
+            source, objects = written_out(self._signature, hots, namespace, looks=self._looks)
             objects["plan"] = Plan(hots, self._policy.flow_for(self._name), self._fn, self._slow)
-            for place, hot in enumerate(shapes, 1):
-                for name, value in hot.names.items():
-                    objects[f"{name}_{place}"] = value
-                if hot.limit is not None:
-                    objects[f"limit_{place}"] = hot.limit
         if self._signature.takes(objects):
             objects = {self._signature.own(name): value for name, value in objects.items()}
         code, by_name = templates.template(source, frozenset(objects))
@@ -198,6 +174,45 @@ class Wrapper:
             namespace[name] = objects[name]
         linecache.cache[self._filename] = (len(source), None, templates.lines(source), self._filename)
         return made_in, templates.filled(code, objects, self._filename)
+
+
+def names(*, is_async: bool) -> dict[str, Any]:
+    """Return what all generated code looks up."""
+    found = {
+        "block": block.get,
+        "CoroutineType": CoroutineType,
+        "reject": _reject,
+        "Replay": Replay,
+        "set_block": block.set,
+    }
+    if is_async:
+        from resilience._runtime import _asyncio_queue  # noqa: PLC0415  # asyncio comes with async functions
+
+        found |= _asyncio_queue.NAMES
+    return found
+
+
+def has_fake_timers(hots: list[tuple[Policy, Hot]], *, is_async: bool) -> bool:
+    """Whether a fake clock bounds calls: only flows know how to wait for one."""
+    return is_async and _clock.fake is not None and any(hot.limit for _, hot in hots)
+
+
+def written_out(
+    signature: Signature, hots: list[tuple[Policy, Hot]], namespace: dict[str, Any], *, looks: bool
+) -> tuple[str, dict[str, object]]:
+    """Return a function's text, and the objects in it; *namespace* gets what else it looks up."""
+    shapes = [hot for _, hot in hots]
+    trio = sys.modules.get("trio")
+    if trio is not None:
+        namespace[signature.own("in_trio_task")] = trio.lowlevel.in_trio_task
+    source = templates.source(signature, shapes, usage.used, looks, trio is not None)
+    objects: dict[str, object] = {}
+    for place, hot in enumerate(shapes, 1):
+        for name, value in hot.names.items():
+            objects[f"{name}_{place}"] = value
+        if hot.limit is not None:
+            objects[f"limit_{place}"] = hot.limit
+    return source, objects
 
 
 def _reject(fn: Callable[..., Any], value: Any) -> None:

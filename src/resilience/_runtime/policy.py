@@ -1,5 +1,6 @@
 """What every policy is: a name, a decorator, and a flow around the call."""
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from copy import deepcopy
@@ -85,7 +86,7 @@ class Policy(ABC):
     Thread-safe, and bound to no event loop: one object serves threads, asyncio and trio at once.
     """
 
-    __slots__ = ("__weakref__", "_classify", "_flow", "_is_inner", "_name")
+    __slots__ = ("__weakref__", "_acalled", "_called", "_classify", "_flow", "_is_inner", "_name")
 
     kind: ClassVar[str]
     """What it is in telemetry and `describe()`, for example ``circuit_breaker``."""
@@ -104,6 +105,7 @@ class Policy(ABC):
             raise ConfigError(type(self).__name__, problems)
         self._name = name
         self._flow: Inner | None = None
+        self._called = self._acalled = wrap.UNMADE  # what `call` and `acall` go through
         # Whether a policy around it in its pipeline calls again: then its calls are attempts of that one.
         self._is_inner = False
         self._classify: Classifier | None = classify if on is None else errors_in(on)
@@ -265,7 +267,17 @@ class Policy(ABC):
 
     def _present_judge(self, binding: Binding) -> "Judge":
         """Return `judge` as it is at each call, for those who stand outside and are not made anew."""
-        return lambda outcome, context: self.judge(binding)(outcome, context)  # noqa: PLW0108  # asked anew
+        present = weakref.ref(self)  # no cycle: it may own the code that asks; it is there while a call is
+
+        def judge(outcome: Outcome[Any], context: CallContext) -> Verdict:
+            policy = present()
+            return (
+                any_error_is_bad(outcome, context)
+                if policy is None
+                else policy.judge(binding)(outcome, context)
+            )
+
+        return judge
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         """

@@ -29,16 +29,24 @@ class Signature:
         passed: Stands for the arguments of a call that hands all of them on.
         args: Stands for two expressions: a tuple of the positional arguments, a dict of those by keyword.
         awaited: What stands before a call: ``await`` or nothing.
+        called: The expression that calls the user's function.
         is_async: Whether it is a coroutine function.
+        looks_once: Whether it need be asked only once what the user's function returns.
+        plan: What the `Plan` of a call is called.
+        slow: The statement that makes the call the slow way.
 
     """
 
     passed: Final = "\1"
     args: Final = "\2"
+    plan = "plan"
+    looks_once = True
 
     def __init__(self, name: str, parameters: list[inspect.Parameter], *, is_async: bool) -> None:
         self.is_async = is_async
         self.awaited = "await " if is_async else ""
+        self.called = f"{self.awaited}fn({self.passed})"
+        self.slow = f"return {self.awaited}slow({self.passed})"
         last = name.rpartition(".")[2]
         function = last if last.isidentifier() and not keyword.iskeyword(last) else "guarded_call"
         self.head = f"{'async def' if is_async else 'def'} {function}({_declared(parameters)}):"
@@ -69,10 +77,21 @@ class Signature:
             rest = rest.replace(mark, written)
         return head + rest
 
-    @property
-    def slow(self) -> str:
-        """The statement that makes the call the slow way."""
-        return f"return {self.awaited}slow({self.passed})"
+
+class ByHand(Signature):
+    """The signature of what makes one call of any function under a policy."""
+
+    plan = "plan(policy, fn)"
+    looks_once = False
+
+    def __init__(self, *, is_async: bool) -> None:
+        super().__init__("call", [], is_async=is_async)
+        self.head = f"{'async def' if is_async else 'def'} call(policy, fn, args, kwargs):"
+        self._written = {self.passed: "*args, **kwargs", self.args: "args, kwargs"}
+        self.slow = f"return {self.awaited}slow(policy, fn, args, kwargs)"
+        if is_async:  # a plain function may return what can be awaited
+            got = f"type(value := fn({self.passed})) is CoroutineType"
+            self.called = f"await (value if {got} else awaitable(fn, value))"
 
 
 class Part:
@@ -137,7 +156,7 @@ def hot(
 
     """
     if not for_deadline and not for_coroutine and all(part.hot == NOTHING for part in parts):
-        return signature.text([f"return {signature.awaited}fn({signature.passed})"])
+        return signature.text([f"return {signature.called}"])
     body = _Body(signature, parts, for_coroutine=for_coroutine, for_trio=for_trio)
     return signature.text(body.lines(for_deadline=for_deadline))
 
@@ -195,7 +214,7 @@ class _Body:
         held = ", ".join(each.token for each in outer)
         a = "a" if self._signature.is_async else ""
         return (
-            f"return {self._signature.awaited}plan.{a}refused"
+            f"return {self._signature.awaited}{self._signature.plan}.{a}refused"
             f"({part.place - 1}, [{held}], {self._signature.args})"
         )
 
@@ -245,7 +264,7 @@ class _Body:
         if self._timed:
             lines.append("set_block(until)")
         kept = "value =" if self._good() else "return"
-        return [*lines, f"{kept} {self._signature.awaited}fn({self._signature.passed})"]
+        return [*lines, f"{kept} {self._signature.called}"]
 
     def _endings(self) -> list[str]:
         timed = bool(self._timed)
@@ -291,7 +310,7 @@ class _Body:
             lines += [
                 "if type(value) is CoroutineType:",
                 *_indented([*self._let_go, "reject(fn, value)"]),
-                "wrapper.is_plain()",
+                *(["wrapper.is_plain()"] if self._signature.looks_once else []),
             ]
         if any(part.hot.reads_now for part in self._parts):
             lines.append("now = monotonic()")
@@ -302,16 +321,16 @@ class _Body:
     def _after_failure(self) -> list[str]:
         tokens = ", ".join(part.token for part in self._parts)
         began = "began" if self._reads_began else "None"
-        a = "a" if self._signature.is_async else ""
+        go_on = f"{self._signature.awaited}replay.plan.{'a' if self._signature.is_async else ''}replayed"
         at = ", at" if self._timed and self._signature.is_async else ""
         lines = [
             "replay = None",
             "try:",
             *([f"{INDENT}set_block(None)"] if self._timed and not self._signature.is_async else []),
-            f"{INDENT}replay = Replay(plan, [{tokens}], failure, {began}{at})",
+            f"{INDENT}replay = Replay({self._signature.plan}, [{tokens}], failure, {began}{at})",
             f"{INDENT}if replay.settle():",
             f"{INDENT}{INDENT}raise failure",
-            f"{INDENT}return {self._signature.awaited}plan.{a}replayed(replay, {self._signature.args})",
+            f"{INDENT}return {go_on}(replay, {self._signature.args})",
             "finally:",
             f"{INDENT}if replay is not None:",
             f"{INDENT}{INDENT}replay.close()",

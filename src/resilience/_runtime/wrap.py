@@ -4,12 +4,13 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import replace
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from resilience import _clock
 from resilience._runtime import drive
 from resilience._runtime.flow import PLAIN, Call, Flow, Inner
+from resilience._runtime.hot import epoch
 from resilience.deadline import current_deadline
 from resilience.errors import ConfigError, DeadlineExceededError, Problem
 from resilience.outcome import CallContext, Classifier, Outcome
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 _GENERATES: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _AWAITS: Final = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
+
+_OURS: Final = {"__wrapped__"}
+"""What is noted on a function that a policy has decorated."""
 
 ContextOf: TypeAlias = Callable[..., CallContext]
 """Takes the arguments of a call and returns what is known about it."""
@@ -80,6 +84,16 @@ def call(policy: "Policy", fn: Callable[..., Any], args: tuple[Any, ...], kwargs
             raise TypeError(msg)
         if _unwrapped(fn, inspect.isgeneratorfunction) or _unwrapped(fn, inspect.isasyncgenfunction):
             return wrap(policy, fn)(*args, **kwargs)
+    made = policy._called
+    if made.made_in != epoch.n:
+        made = policy._called = _made(policy, fn, is_async=False)
+    return made.call(policy, fn, args, kwargs)
+
+
+def drive_call(
+    policy: "Policy", fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Call *fn* once under *policy*, step by step."""
     request = _call(fn, args, kwargs, None)
     return drive.unwrap(drive.run(_flow_of(policy, fn)(request)))
 
@@ -93,8 +107,59 @@ async def acall(
     ):
         msg = f"acall() takes a function that returns an awaitable, got {fn!r}"
         raise TypeError(msg)
+    made = policy._acalled
+    if made.made_in != epoch.n:
+        made = policy._acalled = _made(policy, fn, is_async=True)
+    try:
+        return await made.call(policy, fn, args, kwargs)
+    except NotAwaitable as misuse:
+        raise TypeError(str(misuse)) from None
+
+
+async def drive_acall(
+    policy: "Policy", fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Await ``fn(*args, **kwargs)`` once under *policy*, step by step."""
     request = _call(fn, args, kwargs, None)
     return drive.unwrap(await arun(_flow_of(policy, fn)(request), request))
+
+
+class NotAwaitable(BaseException):
+    """What a function returned cannot be awaited. No error of the function: nobody learns from it."""
+
+
+def cannot_be_awaited(fn: Callable[..., Any], value: object) -> str:
+    """Return what is wrong with what *fn* returned."""
+    name = getattr(fn, "__qualname__", repr(fn))
+    return f"{name} returned {value!r}, which cannot be awaited: use call()"
+
+
+class Made:
+    """
+    What makes a call by hand in one epoch.
+
+    Attributes:
+        made_in: Number of the epoch.
+        call: Takes the policy, the function and its arguments.
+
+    """
+
+    __slots__ = ("call", "made_in")
+
+    def __init__(self, made_in: int, call: Callable[..., Any]) -> None:
+        self.made_in = made_in
+        self.call = call
+
+
+UNMADE: Final = Made(-1, drive_call)
+
+
+def _made(policy: "Policy", fn: Callable[..., Any], *, is_async: bool) -> Made:
+    from resilience._runtime import by_hand  # noqa: PLC0415  # it knows policies, which know this file
+
+    made_in = epoch.n  # first: what changes from here on ends this epoch
+    name = policy.adopt_name(name_of(fn))
+    return Made(made_in, by_hand.generated(policy, name, is_async=is_async))
 
 
 def _flow_of(policy: "Policy", fn: Callable[..., Any]) -> Inner:
@@ -102,9 +167,18 @@ def _flow_of(policy: "Policy", fn: Callable[..., Any]) -> Inner:
     return policy.flow_for(name_of(fn)) if flow is None else flow
 
 
-def _is_free_of(flags: int, fn: object) -> bool:
+def _is_free_of(flags: int, fn: Any) -> bool:
     """Whether *fn* surely is a function with none of *flags*: a quick look, before `inspect` is asked."""
-    return type(fn) is FunctionType and not fn.__code__.co_flags & flags and not fn.__dict__
+    if type(fn) is not FunctionType:
+        if isinstance(fn, BuiltinFunctionType):
+            return True
+        if isinstance(fn, MethodType):
+            fn = fn.__func__
+        elif type(fn) is functools.partial:
+            fn = fn.func
+    if type(fn) is not FunctionType or fn.__code__.co_flags & flags:
+        return False
+    return not fn.__dict__ or fn.__dict__.keys() == _OURS  # where else is written what it is
 
 
 async def arun(flow: Flow, request: Call) -> Outcome[Any]:

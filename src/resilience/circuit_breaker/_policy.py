@@ -8,7 +8,7 @@ from resilience import _clock
 from resilience._core.window import Cell
 from resilience._runtime.census import Reading
 from resilience._runtime.gate import Ask, Decision, Gate
-from resilience._runtime.hot import Hot
+from resilience._runtime.hot import Hot, weakly
 from resilience._runtime.policy import Binding, Traits, all_right
 from resilience.circuit_breaker._hot import hot
 from resilience.circuit_breaker._machine import Circuit
@@ -246,7 +246,7 @@ class CircuitBreaker(Gate):
 
     def hot(self, binding: Binding) -> Hot:
         """Return what a call through a closed circuit runs."""
-        return hot(self, self._circuit, self._refuse, self.failing(self.judge(binding)))
+        return hot(self, self._circuit, weakly(self._refuse), self.failing(self.judge(binding)))
 
     def _refuse(self) -> RejectedError | None:
         """Refuse a call, for generated code, if the circuit is open; None if a flow must say."""

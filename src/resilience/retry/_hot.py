@@ -1,5 +1,6 @@
 """A call whose first attempt ends well, for generated code: what `Retry` and its budget count then."""
 
+import weakref
 from typing import TYPE_CHECKING, Protocol
 
 from resilience._runtime.hot import Fail, Hot, Tally
@@ -36,13 +37,15 @@ class Begun:
     __slots__ = ("_retry", "budget", "settings")
 
     def __init__(self, retry: "Retry", settings: RetrySettings, budget: Budget | None) -> None:
-        self._retry = retry
+        self._retry = weakref.ref(retry)  # no cycle: it may own the code that knows this
         self.budget = budget
         self.settings = settings
 
     def end(self, reason: StopReason) -> None:
         """Count a call that ended for that *reason*, without a further attempt."""
-        self._retry.stop(reason)
+        retry = self._retry()
+        if retry is not None:
+            retry.stop(reason)
         if self.budget is not None:
             self.budget.finish(good=False)
 

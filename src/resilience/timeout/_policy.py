@@ -10,7 +10,7 @@ from resilience import _clock
 from resilience._runtime import fork
 from resilience._runtime.census import Reading
 from resilience._runtime.flow import PLAIN, Bound, Call, Command, Dispose, Flow, Inner
-from resilience._runtime.hot import NOTHING, Hot
+from resilience._runtime.hot import NOTHING, Hot, weakly
 from resilience._runtime.policy import Binding, Policy, Step, Traits, all_right
 from resilience._runtime.queues import NO_QUEUE, Queues
 from resilience.deadline import bounded, current_deadline, usage
@@ -132,7 +132,7 @@ class Timeout(Policy):
             names={"settings": settings},
             limit=self,
             token="'time'",  # noqa: S106  # no secret
-            fail=self._fail,
+            fail=weakly(self._fail),
         )
 
     def queue_of(self, loop: Any) -> Any:
