@@ -32,7 +32,7 @@ class Gate(Admission):
 
     __slots__ = ("_way",)
 
-    one: ClassVar[Ask] = 1
+    _one: ClassVar[Ask] = 1
     """What a guard asks for unless more is said."""
 
     error: ClassVar[type[RejectedError]]
@@ -77,7 +77,7 @@ class Gate(Admission):
         """
         make = (way := self._way).make
         if make is None:
-            return self.guard() if self._finds_way() else Guard(self, self.one)
+            return self.guard() if self._finds_way() else Guard(self, self._one)
         guard = make()
         guard.token = guard._started = None
         guard._gate = self

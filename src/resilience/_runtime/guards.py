@@ -75,7 +75,7 @@ class QuickGuard(Guard):
             gate._way = way_of(gate)
         if not self._is_used:
             self._way = None
-            self._ask = gate.one
+            self._ask = gate._one
 
     def __del__(self) -> None:
         try:

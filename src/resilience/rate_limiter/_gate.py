@@ -37,7 +37,7 @@ class RateGate(Gate):
     kind = "rate_limiter"
     learning = ("rate",)
     error = RateLimitedError
-    one = ANY
+    _one = ANY
 
     def __init__(
         self,
