@@ -291,7 +291,7 @@ ROWS = (
     ),
     Row("with policy.guard()", concurrency_limiter, 3.3, 3.3, use=guard, statement=BLOCK, held=(4.1, None)),
     Row("with breaker.guard()", CircuitBreaker, 5, 3.5, use=guard, statement=BLOCK),
-    Row("with rate_limiter.guard()", rate_limiter, 8, 5, use=guard, statement=BLOCK),
+    Row("with rate_limiter.guard()", rate_limiter, 6, 5, use=guard, statement=BLOCK),
     Row("refusal, open breaker", opened, 5, 5, ending=REFUSED),
     Row("refusal, full limiter", full, 5, 5, ending=REFUSED),
     Row("failing call", breaker_and_limiter, 8, 8, ending=FAILED),

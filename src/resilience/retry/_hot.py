@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from resilience._runtime.hot import Fail, Hot, Tally
 from resilience.retry._progress import StopReason
-from resilience.retry._settings import RetrySettings
+from resilience.retry._settings import RetrySettings, is_tenacity
 from resilience.typing import Budget
 
 if TYPE_CHECKING:
@@ -76,5 +76,11 @@ def hot(
         let_go=("$begun.end('cancelled')",),
         token="$begun",  # noqa: S106  # no secret
         fail=fail,
-        reads_began=settings.asks_how_long,
+        reads_began=_asks_how_long(settings),
     )
+
+
+def _asks_how_long(settings: RetrySettings) -> bool:
+    """Whether it matters how long ago the call began: tenacity's objects may ask."""
+    is_bounded = settings.max_duration is not None or settings.stop is not None
+    return is_bounded or is_tenacity(settings.backoff, "wait")

@@ -66,11 +66,6 @@ class RetrySettings:
         check.seconds("retry_after_window", self.retry_after_window, zero=True, optional=True)
         check.done()
 
-    @property
-    def asks_how_long(self) -> bool:
-        """Whether it matters how long ago the call began: tenacity's objects may ask."""
-        return self.max_duration is not None or self.stop is not None or is_tenacity(self.backoff, "wait")
-
 
 def is_tenacity(candidate: object, family: str = "") -> bool:
     """Whether *candidate* is one of tenacity's objects, of a *family*: ``retry``, ``stop`` or ``wait``."""
