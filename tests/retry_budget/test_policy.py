@@ -488,3 +488,26 @@ def test_a_budget_that_is_used_as_a_decorator_says_where_it_belongs():
         @RetryBudget
         def ask():
             pass
+
+
+# --- what good calls give back ---
+
+
+@pytest.mark.parametrize("make", [RetryBudget.ratio, RetryBudget.refund], ids=["ratio", "refund"])
+def test_what_a_good_call_gives_back_is_there_when_somebody_asks(
+    make: Callable[..., RetryBudget], clock: Hand
+) -> None:
+    budget = make()
+    before = budget.level
+    charge = budget.try_withdraw()
+    budget.finish(good=True, charges=charge)
+    assert (budget.level, budget.refunded) == (before, charge)
+
+
+def test_what_was_given_back_before_a_change_of_settings_is_not_lost(clock: Hand) -> None:
+    budget = RetryBudget.ratio()
+    budget.finish(good=True, charges=budget.try_withdraw())
+    budget.reconfigure(refund=False)
+    assert budget.refunded == 1
+    budget.finish(good=True, charges=budget.try_withdraw())
+    assert budget.refunded == 1

@@ -1,6 +1,7 @@
 """The last few values, and what is usual among them."""
 
 from collections import deque
+from collections.abc import Callable
 
 
 class Recent:
@@ -13,17 +14,17 @@ class Recent:
         size: Values remembered, >= 1.
         least: Values needed before there is a median, >= 1.
 
+    Attributes:
+        add: Remembers a value and forgets the oldest one. The deque's own method: every further attempt adds.
+
     """
 
-    __slots__ = ("_least", "_values")
+    __slots__ = ("_least", "_values", "add")
 
     def __init__(self, size: int, least: int = 5) -> None:
         self._values: deque[float] = deque(maxlen=size)
         self._least = least
-
-    def add(self, value: float) -> None:
-        """Remember *value* and forget the oldest one."""
-        self._values.append(value)
+        self.add: Callable[[float], None] = self._values.append
 
     def median(self) -> float | None:
         """Return the middle value, the lower of two; None while there are too few."""

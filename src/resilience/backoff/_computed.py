@@ -3,11 +3,11 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from resilience._core.check import Check, is_finite
 from resilience.backoff._jittered import full_jitter
-from resilience.backoff._schedule import LONGEST, Backoff, Delays
+from resilience.backoff._schedule import LONGEST, Backoff, Delays, Steady
 from resilience.outcome import CallContext
 from resilience.outcome import _attempt_of as attempt_of
 from resilience.typing import Seconds
@@ -56,18 +56,25 @@ class computed:
 class _Computed:
     """The delays of one call, whose context the function gets."""
 
-    __slots__ = ("_context", "_otherwise", "_settings")
+    __slots__ = ("_context", "_otherwise", "_remembers", "_settings")
 
     def __init__(self, settings: computed, context: CallContext) -> None:
         self._settings = settings
         self._context = context
-        self._otherwise = settings.otherwise.start(context)
+        self._remembers = not isinstance(settings.otherwise, Steady)
+        steady: Any = settings.otherwise  # what remembers nothing is its own delays
+        self._otherwise: Delays = steady.start(context) if self._remembers else steady
 
     def before(self, retry: int, draw: float) -> Seconds:
-        # Asked in any case: it may have to remember the retry.
-        otherwise = self._otherwise.before(retry, draw)
-        delay = self._settings.function(attempt_of(self._context, retry))
-        return min(LONGEST, delay) if is_finite(delay) and delay >= 0 else otherwise
+        context, otherwise = self._context, self._otherwise
+        # Asked in any case if it may have to remember the retry.
+        instead = otherwise.before(retry, draw) if self._remembers else None
+        delay = self._settings.function(context if retry == context.attempt else attempt_of(context, retry))
+        if type(delay) is float and 0.0 <= delay <= LONGEST:  # mostly
+            return delay
+        if is_finite(delay) and delay >= 0:
+            return min(LONGEST, delay)
+        return otherwise.before(retry, draw) if instead is None else instead
 
 
 def is_backoff(value: object) -> bool:

@@ -25,7 +25,7 @@ there as well, and its ``bucket_end`` is never reached.
 """
 
 import math
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from resilience._core.permit import NEVER, Refusal
 from resilience._core.window import Cell, CountWindow, TimeWindow
@@ -210,12 +210,16 @@ class Automaton:
         if is_shown and verdict is GOOD:
             cast("Cell", token).good += 1.0  # as generated code does
             return
-        now = self._advance(now)
+        if now > self._now:  # as in `_advance`
+            self._now = now
+        else:
+            now = self._now
         if is_shown and self._spare >= 1 and verdict is not THROTTLED and now < self.bucket_end:
             self.ended[verdict] += 1
             self._spare -= 1
             self._window.add(now, bad=True)
-            self._row.add(cast("Cell", token))
+            shown: Any = token
+            self._row.add(shown)
             return
         limit = self.settings.slow_call_duration
         slow = limit is not None and duration is not None and duration > limit

@@ -7,9 +7,10 @@ from typing import Any
 from resilience import _clock
 from resilience._core.window import Cell
 from resilience._runtime.census import Reading
+from resilience._runtime.flow import PLAIN
 from resilience._runtime.gate import Ask, Decision, Gate
-from resilience._runtime.hot import Hot, weakly
-from resilience._runtime.policy import Binding, Traits, all_right
+from resilience._runtime.hot import Fail, Hot, weakly
+from resilience._runtime.policy import Binding, Judge, Traits, all_right
 from resilience.circuit_breaker._hot import hot
 from resilience.circuit_breaker._machine import Circuit
 from resilience.circuit_breaker._order import Order
@@ -18,7 +19,7 @@ from resilience.circuit_breaker._settings import Break, CircuitBreakerSettings
 from resilience.circuit_breaker._state import CircuitState
 from resilience.errors import CircuitOpenError, ConfigError, Problem, RejectedError
 from resilience.events import emit
-from resilience.outcome import Classifier, ErrorMatch, Verdict
+from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict
 from resilience.typing import Random, Ratio, Seconds
 
 
@@ -247,6 +248,28 @@ class CircuitBreaker(Gate):
     def hot(self, binding: Binding) -> Hot:
         """Return what a call through a closed circuit runs."""
         return hot(self, self._circuit, weakly(self._refuse), self.failing(self.judge(binding)))
+
+    def failing(self, judge: Judge) -> Fail:
+        """Return what settles a call that failed in generated code: as for every gate, with fewer steps."""
+        circuit, draw = self._circuit, self._random.random
+
+        def fail(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:
+            verdict = judge(outcome, PLAIN)
+            with self._lock:
+                now = _clock.monotonic()
+                # None comes back: the token is taken and forgotten in one line.
+                tokens[place] = circuit.settle(  # type: ignore[func-returns-value]
+                    tokens[place],
+                    verdict,
+                    now,
+                    duration=0.0 if began is None else now - began,
+                    retry_after=outcome.retry_after,
+                    draw=draw(),
+                )
+            if circuit.history.news:
+                self._changed()
+
+        return fail
 
     def _refuse(self) -> RejectedError | None:
         """Refuse a call, for generated code, if the circuit is open; None if a flow must say."""

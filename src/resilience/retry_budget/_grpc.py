@@ -70,6 +70,9 @@ class GrpcBudget:
         if good:
             self.collect(0, 1)
 
+    def give_back(self, charges: int) -> None:
+        """Nothing: a success earns its share instead."""
+
     def refund(self, charges: int, now: Seconds) -> None:
         """Nothing: a success earns its share instead."""
 

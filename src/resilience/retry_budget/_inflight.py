@@ -53,6 +53,9 @@ class InflightBudget:
     def finish(self, good: bool, charges: int, now: Seconds) -> None:  # noqa: ARG002  # ended is ended
         self.collect(0, 1)
 
+    def give_back(self, charges: int) -> None:
+        """Nothing: an attempt that ended is paid for."""
+
     def refund(self, charges: int, now: Seconds) -> None:
         """Nothing: an attempt that ended is paid for."""
 

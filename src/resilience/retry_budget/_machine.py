@@ -74,8 +74,12 @@ class BudgetMachine(Protocol):
         """Note that a call ended which is not counted as *good*, with the sum of its charges."""
         ...
 
+    def give_back(self, charges: int) -> None:
+        """Give tokens back at the latest instant that was seen."""
+        ...
+
     def refund(self, charges: int, now: Seconds) -> None:
-        """Give tokens back."""
+        """Give tokens back at *now*."""
         ...
 
     def level(self, now: Seconds) -> int:

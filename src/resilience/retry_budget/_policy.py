@@ -68,15 +68,18 @@ class RetryBudget:
 
     """
 
-    # Anybody adds to the two counters without the lock: on builds with a GIL one physical line of int work
+    # Anybody adds to the counters without the lock: on builds with a GIL one physical line of int work
     # is not interrupted. They are never set back while others may add: what is new is found by comparison.
     __slots__ = (
         "__weakref__",
         "_lock",
         "_machine",
+        "_returned",
         "_seen_calls",
         "_seen_good",
+        "_seen_returned",
         "_settings",
+        "_takes_back",
         "_tallies",
         "calls",
         "counts_in_flight",
@@ -104,7 +107,11 @@ class RetryBudget:
             raise ConfigError("RetryBudget", problems)
         self.name = name
         self.calls = self.good = 0
-        self._seen_calls = self._seen_good = 0
+        self._seen_calls: int = 0
+        self._seen_good: int = 0
+        # What good calls give back is counted as they are: the machine gets it before it is next asked.
+        self._takes_back = _takes_back(chosen)
+        self._returned = self._seen_returned = 0
         self._tallies: list[Tally] = []
         self._settings = chosen
         self.counts_in_flight = isinstance(chosen, InflightSettings)
@@ -282,6 +289,9 @@ class RetryBudget:
             return
         if charges.__class__ is not int or charges < 0:
             _require_charges(charges)
+        if good and self._takes_back:
+            self._returned += charges
+            return
         now = _clock.monotonic()
         with self._lock:
             self._collect()
@@ -335,7 +345,9 @@ class RetryBudget:
     @property
     def refunded(self) -> int:
         """Tokens given back so far in this process."""
-        return self._machine.refunded
+        with self._lock:
+            self._collect()
+            return self._machine.refunded
 
     def reconfigure(self, **changes: Any) -> None:
         """
@@ -356,7 +368,7 @@ class RetryBudget:
             settings = replace(self._settings, **changes)
             self._collect()
             self._machine.configure(settings, now)
-            self._settings = settings
+            self._settings, self._takes_back = settings, _takes_back(settings)
 
     def readings(self) -> Iterator[Reading]:
         """Return what telemetry knows of it."""
@@ -383,21 +395,32 @@ class RetryBudget:
     def _collect(self) -> None:
         """Tell the machine by how much the counters have grown. The lock is held."""
         for tally in self._tallies:
-            fresh = int(tally.good) - tally.seen
-            tally.seen += fresh
-            self.calls += fresh
-            self.good += fresh
-        good = self.good  # first, so that every call counted in it is counted in `calls`, too
+            if (good := tally.good) != tally.seen:
+                fresh = int(good) - tally.seen
+                tally.seen += fresh
+                self.calls += fresh
+                self.good += fresh
+        if fresh := self._returned - self._seen_returned:  # first: it was spent before what is collected here
+            self._seen_returned += fresh
+            self._machine.give_back(fresh)
+        counted = self.good  # first, so that every call counted in it is counted in `calls`, too
         calls = self.calls
-        self._machine.collect(calls - self._seen_calls, good - self._seen_good)
-        self._seen_calls, self._seen_good = calls, good
+        if calls != self._seen_calls or counted != self._seen_good:
+            self._machine.collect(calls - self._seen_calls, counted - self._seen_good)
+            self._seen_calls, self._seen_good = calls, counted
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
         self.calls = self.good = 0
         self._seen_calls = self._seen_good = 0
+        self._returned = self._seen_returned = 0
         self._tallies = []
         self._machine.after_fork(_clock.monotonic())
+
+
+def _takes_back(settings: BudgetSettings) -> bool:
+    """Whether a call that ends good gives back what it was charged."""
+    return settings.refund if isinstance(settings, RatioSettings) else isinstance(settings, RefundSettings)
 
 
 def _require_verdict(verdict: object) -> None:

@@ -121,11 +121,18 @@ class RatioBudget:
             self.refund(charges, now)
 
     def refund(self, charges: int, now: Seconds) -> None:
-        """Give tokens back to where some were spent, so that there are never more than were made."""
         self._advance(now)
+        self.give_back(charges)
+
+    def give_back(self, charges: int) -> None:
+        """Give tokens back to where some were spent, so that there are never more than were made."""
         self.refunded += charges
         due = charges * TOKEN
-        made, left = self._made, self._left
+        made, left, last = self._made, self._left, self._spent
+        if last > self._epoch - SLICES and due <= made[last % SLICES] - left[last % SLICES]:  # mostly
+            left[last % SLICES] += due
+            self._unspent += due
+            return
         for epoch in range(min(self._spent, self._epoch), self._epoch - SLICES, -1):
             if spent := made[epoch % SLICES] - left[epoch % SLICES]:
                 part = min(due, spent)
@@ -171,9 +178,13 @@ class RatioBudget:
         if now < self._now:  # noqa: PLR1730  # a call less, in every further attempt
             now = self._now
         if now < self._end:
-            if self._pending:
-                self._add(self._epoch, self._pending * self._deposit)
-                self._pending = 0
+            if tokens := self._pending * self._deposit:
+                self._pending, epoch = 0, self._epoch
+                self._made[epoch % SLICES] += tokens
+                self._left[epoch % SLICES] += tokens
+                self._unspent += tokens
+                if epoch < self._oldest:  # noqa: PLR1730  # as above
+                    self._oldest = epoch
             if self._floor == self._reserve:
                 self._floor_at = now
             else:

@@ -74,6 +74,9 @@ class RefundBudget:
             self.refund(charges, now)
 
     def refund(self, charges: int, now: Seconds) -> None:  # noqa: ARG002  # it fills as well before as after
+        self.give_back(charges)
+
+    def give_back(self, charges: int) -> None:
         self.refunded += charges
         self._tokens = min(self._capacity, self._tokens + charges * TOKEN)
 
