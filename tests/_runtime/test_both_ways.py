@@ -16,13 +16,15 @@ from resilience import (
     ConcurrencyLimiter,
     Pipeline,
     RateLimiter,
+    RejectedError,
     Retry,
     RetryBudget,
     Timeout,
+    current_attempt,
     listen,
 )
+from resilience._runtime import adrive, drive
 from resilience._runtime import compile as compiling
-from resilience._runtime import drive
 from resilience.backoff import constant
 from resilience.deadline import check_deadline, current_deadline, remaining
 from resilience.limits import Aimd, Vegas
@@ -80,6 +82,8 @@ steps = st.one_of(
     st.tuples(st.just("isolate for a call"), outcomes),
     st.tuples(st.just("hold a place for a call"), outcomes),
     st.tuples(st.just("reconfigure within a call"), outcomes),
+    st.tuples(st.just("reconfigure within a further attempt"), outcomes),
+    st.tuples(st.just("change the time within a further attempt"), outcomes),
     st.tuples(st.just("change the time within a call"), outcomes),
     st.tuples(st.just("reload"), st.booleans()),
     st.tuples(st.just("block"), outcomes),
@@ -97,7 +101,10 @@ settings = st.fixed_dictionaries(
             ]
         ),
         "attempts": st.sampled_from([1, 3]),
-        "budget": st.sampled_from(["none", "ratio", "refund", "grpc"]),
+        "budget": st.sampled_from(["none", "ratio", "refund", "grpc", "inflight"]),
+        "delay": st.sampled_from([0.0, 0.1]),
+        "max_duration": st.sampled_from([None, 0.15]),
+        "on": st.sampled_from([None, (ConnectionError, RejectedError)]),
         "burst": st.sampled_from([2, 50]),
         "limit": st.sampled_from([1, 2, *LEARNING]),
         "order": st.sampled_from(["retry first", "breaker first"]),
@@ -116,10 +123,17 @@ def make(given_settings):
         "ratio": lambda: RetryBudget.ratio(0.5),
         "refund": lambda: RetryBudget.refund(20, initial=20),
         "grpc": lambda: RetryBudget.grpc(),
+        "inflight": lambda: RetryBudget.inflight(min_concurrency=1),
     }
     budget = budgets[given_settings["budget"]]()
     retry = Retry(
-        "retry", attempts=given_settings["attempts"], backoff=constant(0.1), budget=budget, rng=Draws()
+        "retry",
+        attempts=given_settings["attempts"],
+        backoff=constant(given_settings.get("delay", 0.1)),
+        budget=budget,
+        max_duration=given_settings.get("max_duration"),
+        on=given_settings.get("on"),
+        rng=Draws(),
     )
     breaker = CircuitBreaker("breaker", rng=Draws(), break_duration=0.5, **given_settings["breaker"])
     limiter = RateLimiter("limiter", rate=5, burst=given_settings["burst"])
@@ -147,7 +161,7 @@ def history(given_settings, schedule):
 
         def play():
             outcome = script.pop(0) if script else "good"
-            seen.append(remaining())
+            seen.append((current_attempt().attempt, remaining(), clock.monotonic()))
             clock.advance(SLOW if outcome.startswith("slow") else 0.02)
             if given_settings.get("keeps"):
                 check_deadline()
@@ -215,6 +229,16 @@ def history(given_settings, schedule):
             elif kind == "change the time within a call":
                 inside.append(lambda: [limit.reconfigure(duration=0.35) for limit in inner])
                 call(value)
+            elif kind == "reconfigure within a further attempt":
+                inside.append(lambda: inside.append(lambda: retry.reconfigure(attempts=2)))
+                call(value, is_async=given_settings["is_async"])
+                inside.clear()
+            elif kind == "change the time within a further attempt":
+                inside.append(
+                    lambda: inside.append(lambda: [limit.reconfigure(duration=0.35) for limit in inner])
+                )
+                call(value, is_async=given_settings["is_async"])
+                inside.clear()
             elif kind == "reconfigure within a call":
                 inside.append(lambda: retry.reconfigure(attempts=2))
                 call(value)
@@ -222,6 +246,7 @@ def history(given_settings, schedule):
                 kept = [retry, breaker, limiter, places] if value else [breaker, places]
                 pipeline.reload(*outer, *kept, *inner)
             assert current_deadline() is None
+            assert current_attempt().attempt == 1
             seen.append([limit.timed_out for limit in limits])
             seen.append(state(retry, breaker, limiter, places, budget))
     return seen
@@ -234,7 +259,7 @@ def state(retry, breaker, limiter, places, budget):
     ]
     circuit = breaker._circuit
     return (
-        (retry.calls, retry.retries, dict(retry.stops)),
+        (retry.calls, retry.retries, dict(retry.stops), retry.delay),
         (
             breaker.state,
             breaker.failure_ratio,
@@ -246,7 +271,7 @@ def state(retry, breaker, limiter, places, budget):
         limiter.remaining(),
         (places.inflight, places.limit),
         counts,
-        None if budget is None else (budget.level, budget.calls, budget.good),
+        None if budget is None else (budget.level, budget.calls, budget.good, budget.refunded, budget.denied),
     )
 
 
@@ -368,3 +393,41 @@ def test_the_schedules_run_generated_code():
         guarded()  # the first call comes before its code
         with patch.object(drive, "run", side_effect=AssertionError("driven as a flow")):
             assert guarded() == 7
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_further_attempts_run_generated_code(is_async):
+    script = [None, ConnectionError, ConnectionError, TimeoutError, ConnectionError, None]
+
+    def play():
+        outcome = script.pop(0)
+        if outcome is not None:
+            raise outcome
+        return 7
+
+    async def aplay():
+        return play()
+
+    with FakeClock():
+        pipeline, retry, *_ = make(
+            {
+                "breaker": {"minimum_throughput": 50}, "attempts": 3, "budget": "grpc", "burst": 50, "limit": 2,
+                "order": "retry first", "delay": 0.0,
+            }
+        )  # fmt: skip
+        guarded = pipeline(aplay if is_async else play)
+
+        def call():
+            return asyncio.run(guarded()) if is_async else guarded()
+
+        call()  # the first call comes before its code
+        driven = AssertionError("driven as a flow")
+        with (
+            patch.object(drive, "run", side_effect=driven),
+            patch.object(adrive, "run", side_effect=driven),
+        ):
+            with pytest.raises(TimeoutError) as caught:
+                call()
+            assert call() == 7
+    assert caught.value.__notes__ == ["resilience: gave up after 3 attempts: attempts exhausted"]
+    assert retry.retries == 3

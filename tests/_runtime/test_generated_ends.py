@@ -7,13 +7,23 @@ import weakref
 from unittest.mock import patch
 
 import pytest
+from tests._runtime.test_interrupts import Interrupt
 
-from resilience import ConcurrencyLimiter, Pipeline, Retry, RetryBudget, Timeout
+from resilience import (
+    CircuitBreaker,
+    ConcurrencyLimiter,
+    Pipeline,
+    Retry,
+    RetryBudget,
+    Timeout,
+    current_attempt,
+)
 from resilience._runtime import compile as compiling
+from resilience._runtime.attempt import innermost
 from resilience._runtime.permit import Permit
 from resilience.backoff import constant
 from resilience.deadline import current_deadline
-from resilience.errors import ConcurrencyLimitedError
+from resilience.errors import CircuitOpenError, ConcurrencyLimitedError
 
 pytestmark = pytest.mark.skipif(not compiling.is_on(), reason="nothing is generated here")
 
@@ -262,3 +272,179 @@ def test_an_error_that_is_dropped_needs_no_collector(how):
             gc.enable()
 
     assert asyncio.run(body()) is None
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_no_error_of_many_attempts_needs_the_collector(is_async):
+    policy = Pipeline(
+        "stock", Retry(attempts=3, backoff=constant(0.0), budget=None), ConcurrencyLimiter(limit=1)
+    )
+    errors = []
+
+    def made():
+        error = Bad()
+        errors.append(weakref.ref(error))
+        return error
+
+    def plain():
+        raise made()
+
+    async def work():
+        plain()
+
+    guarded = policy(work if is_async else plain)
+
+    async def drop():
+        try:
+            if is_async:
+                await guarded()
+            else:
+                guarded()
+        except Bad:
+            pass
+
+    async def body():
+        await drop()
+        gc.collect()
+        errors.clear()
+        gc.disable()
+        try:
+            await drop()
+            return [error() for error in errors]
+        finally:
+            gc.enable()
+
+    assert asyncio.run(body()) == [None] * 3
+
+
+# --- further attempts --------------------------------------------------------------------------------------------
+
+
+def flaky(*errors):
+    """Return a function that raises these errors, one at each call, and then returns a number."""
+    left = list(errors)
+
+    def ask():
+        if left:
+            raise left.pop(0)
+        return 7
+
+    return ask
+
+
+def test_a_classifier_that_fails_at_a_further_attempt_ends_the_call(way):
+    asked = []
+
+    def judge(error):
+        asked.append(error)
+        if len(asked) > 2:
+            raise ZeroDivisionError
+        return True
+
+    places = ConcurrencyLimiter(limit=1)
+    retry = Retry(attempts=5, backoff=constant(0.0), budget=None, on=Bad)
+    ask = Pipeline("stock", retry, places, CircuitBreaker(on=judge))(flaky(Bad(), Bad(), Bad(), Bad()))
+    with pytest.raises(ZeroDivisionError):
+        ask()
+    assert (places.inflight, len(asked), retry.retries) == (0, 3, 2)
+    assert retry.stops["cancelled"] == 1
+    assert current_attempt().attempt == 1
+
+
+def test_a_plain_function_that_returns_a_coroutine_at_a_further_attempt_is_refused(way):
+    places = ConcurrencyLimiter(limit=1)
+    retry = Retry(attempts=5, backoff=constant(0.0), budget=None)
+    failing = flaky(Bad())
+
+    async def coroutine():
+        pass
+
+    @Pipeline("stock", retry, places)
+    def ask():
+        failing()
+        return coroutine()
+
+    with pytest.raises(TypeError, match="returned a coroutine"):
+        ask()
+    assert (places.inflight, retry.retries, retry.stops["cancelled"]) == (0, 1, 1)
+
+
+def test_a_refusal_that_is_retried_ends_in_a_result(way):
+    breaker = CircuitBreaker("breaker")
+    order = breaker.isolate()
+    retry = Retry(attempts=3, backoff=lambda _: order.end() or 0.0, budget=None, on=CircuitOpenError)
+    ask = Pipeline("stock", retry, breaker)(lambda: 7)
+    assert ask() == 7
+    assert (retry.retries, retry.stops["success"]) == (1, 1)
+
+
+def test_an_interrupted_wait_gives_everything_back(way):
+    budget = RetryBudget.inflight(min_concurrency=1)
+    outer, inner = ConcurrencyLimiter("outer", limit=1), ConcurrencyLimiter("inner", limit=1)
+    retry = Retry(attempts=3, backoff=constant(1.0), budget=budget)
+    ask = Pipeline("stock", outer, retry, inner)(flaky(Bad(), Bad()))
+    with patch("time.sleep", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        ask()
+    assert (outer.inflight, inner.inflight, retry.stops["cancelled"]) == (0, 0, 1)
+    assert (budget.level, budget.limit) == (1, 1)
+    assert current_attempt().attempt == 1
+
+
+@pytest.mark.parametrize("when", ["waiting", "trying again"])
+@pytest.mark.parametrize("end", ["cancelled", "closed"])
+def test_a_coroutine_that_ends_during_its_retries_gives_everything_back(way, when, end):
+    budget = RetryBudget.inflight(min_concurrency=1)
+    outer, inner = ConcurrencyLimiter("outer", limit=1), ConcurrencyLimiter("inner", limit=1)
+    delay = 60.0 if when == "waiting" else 0.0
+    retry = Retry(attempts=3, backoff=constant(delay), budget=budget)
+    failing, seen = flaky(Bad()), []
+
+    @Pipeline("stock", outer, retry, inner)
+    async def work():
+        failing()
+        seen.append(current_attempt().attempt)
+        await asyncio.get_running_loop().create_future()
+
+    async def body():
+        if end == "closed":
+            coroutine = work()
+            coroutine.send(None)
+            inside = outer.inflight, inner.inflight
+            coroutine.close()
+        else:
+            task = asyncio.create_task(work())
+            await asyncio.sleep(0)
+            inside = outer.inflight, inner.inflight
+            task.cancel()
+            await asyncio.wait([task])
+        return inside, current_attempt().attempt
+
+    inside, attempt = asyncio.run(body())
+    assert inside == (1, int(when == "trying again"))
+    assert seen == ([2] if when == "trying again" else [])
+    assert attempt == 1
+    assert (outer.inflight, inner.inflight, retry.stops["cancelled"]) == (0, 0, 1)
+    assert (budget.level, budget.limit) == (1, 1)
+
+
+def test_a_signal_at_any_line_of_further_attempts_ends_them_once():
+    struck, n, left = "-", 0, []
+    while struck:
+        n += 1
+        retry = Retry(attempts=3, backoff=constant(0.0), budget=RetryBudget.inflight())
+        ask = Pipeline("stock", CircuitBreaker("outer"), retry, CircuitBreaker("inner"))(flaky(Bad(), Bad()))
+        attempts = []
+
+        def work(ask=ask, attempts=attempts):
+            try:
+                ask()
+            finally:
+                attempts.append(innermost.get())  # itself: `current_attempt` could be struck, too
+
+        interrupt = Interrupt(n)
+        interrupt.run(work)
+        struck = interrupt.struck
+        if attempts != [None] or sum(retry.stops.values()) > 1:
+            left.append((struck, attempts, retry.stops))
+    assert left == []
+    assert n > 100, "it came to all lines"

@@ -109,7 +109,7 @@ async def _perform(command: Command, spawn: Callable[[Spawn], Child] | None) -> 
         case Call():
             return await _call(command)
         case Sleep():
-            return await _sleep(command.seconds)
+            return await sleep(command.seconds)
         case Park():
             return await _park(command.waiter, command.seconds)
         case Bound():
@@ -143,7 +143,8 @@ async def _call(call: Call) -> Outcome[Any]:
     raise TypeError(cannot_be_awaited(call.function, awaitable))
 
 
-async def _sleep(seconds: Seconds) -> None:
+async def sleep(seconds: Seconds) -> None:
+    """Let *seconds* pass."""
     if _clock.fake is not None:
         await _clock.fake.asleep(seconds)
     else:

@@ -2,7 +2,7 @@
 
 from contextvars import Context, ContextVar
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeAlias
 
 from resilience._runtime.flow import PLAIN
 from resilience.deadline import _innermost as deadlines
@@ -26,7 +26,7 @@ class attempt_scope:  # noqa: N801  # reads as a statement: with attempt_scope(c
 
     def __init__(self, context: CallContext) -> None:
         self.context = context
-        self.outer: attempt_scope | None = None
+        self.outer: attempt_scope | CallContext | None = None
 
     def __enter__(self) -> None:
         self.outer = innermost.get()
@@ -41,9 +41,9 @@ class attempt_scope:  # noqa: N801  # reads as a statement: with attempt_scope(c
         # As in deadline.bounded: a token would refuse an end that is out of order or in another
         # context, so the block is taken out of the chain wherever it stands.
         inner, block = None, innermost.get()
-        while block is not None and block is not self:
+        while isinstance(block, attempt_scope) and block is not self:
             inner, block = block, block.outer
-        if block is None:
+        if block is not self:
             return
         if inner is None:
             innermost.set(self.outer)
@@ -51,8 +51,11 @@ class attempt_scope:  # noqa: N801  # reads as a statement: with attempt_scope(c
             inner.outer = self.outer
 
 
-innermost: Final[ContextVar[attempt_scope | None]] = ContextVar("resilience.attempt", default=None)
-"""The nearest block; nobody but this module sets it."""
+Block: TypeAlias = attempt_scope | CallContext | None
+"""A block; or, around a call that is made and ends in one place of one thread, just its context."""
+
+innermost: Final[ContextVar[Block]] = ContextVar("resilience.attempt", default=None)
+"""The nearest block; nobody sets it but this module, and who makes further attempts without a flow."""
 
 
 def current_attempt() -> CallContext:
@@ -68,7 +71,9 @@ def current_attempt() -> CallContext:
 
     """
     block = innermost.get()
-    return PLAIN if block is None else block.context
+    if isinstance(block, attempt_scope):
+        return block.context
+    return PLAIN if block is None else block
 
 
 def take_over(context: Context) -> None:

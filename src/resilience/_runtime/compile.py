@@ -16,13 +16,16 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
+from functools import partial
 from types import CodeType, CoroutineType, FunctionType
 from typing import Any, Final
 
 from resilience import _clock
 from resilience._runtime import drive, templates, text
+from resilience._runtime.flow import leaf
 from resilience._runtime.hot import Hot, Replay, epoch, has_gil
-from resilience._runtime.plan import Plan
+from resilience._runtime.inside import Inside, driven_inside
+from resilience._runtime.plan import InnerPlan, Plan
 from resilience._runtime.policy import Binding, Policy
 from resilience._runtime.text import Signature
 from resilience.deadline import _innermost as block
@@ -82,23 +85,15 @@ class Wrapper:
         self._signature, is_async = signature, signature.is_async
         self._looks = not is_async
         self._filename = f"<resilience {name} {next(_numbers)}>"
-        self._namespace: dict[str, Any] | None = {
-            **names(is_async=is_async),
-            "__name__": fn.__module__ if isinstance(fn, FunctionType) else __name__,
-            "first": self._afirst if is_async else self._first,
-            "fn": fn,
-            "slow": slow,
-            "wrapper": self,
-        }
-        self._made = self._code(self._namespace)
+        self._namespace: dict[str, Any] | None = _names_with(fn, slow, is_async=is_async)
+        self._namespace["first"] = self._afirst if is_async else self._first
+        self._namespace["wrapper"] = self
+        self._made = self._made_from(self._namespace)
 
     def function(self) -> FunctionType:
         """Return the function, which owns this object from here on."""
         namespace, self._namespace = self._namespace or {}, None  # the function's: it knows this object
-        if self._signature.takes((*namespace, *_BUILTINS)):
-            for name in (*namespace, *_BUILTINS):
-                if (own := self._signature.own(name)) != name:
-                    namespace[own] = namespace[name] if name in namespace else vars(builtins)[name]
+        _add_own(self._signature, namespace)
         self._stub = templates.stub(self._signature)
         by_position, by_keyword = templates.defaults_of(self._fn)
         guarded = FunctionType(self._stub, namespace, None, by_position)
@@ -147,7 +142,7 @@ class Wrapper:
     def _renewed(self) -> tuple[int, CodeType]:
         made, guarded = self._made, self._guarded()
         if made[0] != epoch.n and guarded is not None:
-            self._made = made = self._code(guarded.__globals__)
+            self._made = made = self._made_from(guarded.__globals__)
         return made
 
     def _install(self, made: tuple[int, CodeType]) -> None:
@@ -156,24 +151,76 @@ class Wrapper:
             if guarded is not None and made[0] == epoch.n:
                 guarded.__code__ = made[1]
 
-    def _code(self, namespace: dict[str, Any]) -> tuple[int, CodeType]:
+    def _made_from(self, namespace: dict[str, Any]) -> tuple[int, CodeType]:
         """Return the code of the present epoch, and the epoch's number; *namespace* gets what it looks up."""
         made_in = epoch.n  # first: what changes from here on ends this epoch
         hots = self._policy.hots(Binding(self._name))
-        namespace[self._signature.own("monotonic")] = _clock.monotonic
-        objects: dict[str, object] = {}
         if hots is None or has_fake_timers(hots, is_async=self._signature.is_async):
             source = text.plain(self._signature)
-        else:
-            source, objects = written_out(self._signature, hots, namespace, looks=self._looks)
-            objects["plan"] = Plan(hots, self._policy.flow_for(self._name), self._fn, self._slow)
-        if self._signature.takes(objects):
-            objects = {self._signature.own(name): value for name, value in objects.items()}
-        code, by_name = templates.template(source, frozenset(objects))
-        for name in by_name:
-            namespace[name] = objects[name]
-        linecache.cache[self._filename] = (len(source), None, templates.lines(source), self._filename)
-        return made_in, templates.filled(code, objects, self._filename)
+            linecache.cache[self._filename] = (len(source), None, templates.lines(source), self._filename)
+            code, _ = templates.template(source, frozenset())
+            return made_in, code.replace(co_filename=self._filename)
+        inside = partial(_inside, self._policy, self._name, self._fn, self._signature)
+        plan = Plan(hots, self._policy.flow_for(self._name), self._fn, self._slow, made_in, inside)
+        return made_in, _code(self._signature, plan, namespace, self._filename, looks=self._looks)
+
+
+def _code(
+    signature: Signature, plan: Plan, namespace: dict[str, Any], filename: str, *, looks: bool
+) -> CodeType:
+    """Return code that goes by *plan*, as of a file of that name; *namespace* gets what it looks up."""
+    namespace[signature.own("monotonic")] = _clock.monotonic
+    hots = list(zip(plan.policies, plan.hots, strict=True))
+    source, objects = written_out(signature, hots, namespace, looks=looks, is_inner=plan.is_inner)
+    objects["plan"] = plan
+    if signature.takes(objects):
+        objects = {signature.own(name): value for name, value in objects.items()}
+    code, by_name = templates.template(source, frozenset(objects))
+    for name in by_name:
+        namespace[name] = objects[name]
+    linecache.cache[filename] = (len(source), None, templates.lines(source), filename)
+    return templates.filled(code, objects, filename)
+
+
+def _inside(
+    policy: Policy,
+    name: str,
+    fn: Callable[..., Any],
+    signature: Signature,
+    part: Policy,
+    hots: list[tuple[Policy, Hot]],
+    made_in: int,
+) -> Inside | None:
+    """Return what is inside *part* of *policy*: *hots* around *fn*; None if *part* is gone."""
+    flow = policy._flow_inside(part, Binding(name), leaf)
+    if flow is None:
+        return None
+    driven = driven_inside(fn, flow, is_async=signature.is_async)
+    if has_fake_timers(hots, is_async=signature.is_async):
+        return driven, driven
+    namespace = _names_with(fn, driven, is_async=signature.is_async)
+    _add_own(signature, namespace)
+    plan = InnerPlan(hots, flow, fn, driven, made_in)
+    filename = f"<resilience {name} {next(_numbers)}, further attempts>"
+    code = _code(signature, plan, namespace, filename, looks=not signature.is_async)
+    by_position, by_keyword = templates.defaults_of(fn)
+    inner = FunctionType(code, namespace, None, by_position)
+    inner.__kwdefaults__ = by_keyword
+    weakref.finalize(inner, linecache.cache.pop, filename, None).atexit = False
+    return inner, driven
+
+
+def _names_with(fn: Callable[..., Any], slow: Callable[..., Any], *, is_async: bool) -> dict[str, Any]:
+    own = fn.__module__ if isinstance(fn, FunctionType) else __name__
+    return {**names(is_async=is_async), "__name__": own, "fn": fn, "slow": slow}
+
+
+def _add_own(signature: Signature, namespace: dict[str, Any]) -> None:
+    """Let *namespace* know things also by what the text calls them that has parameters of these names."""
+    if signature.takes((*namespace, *_BUILTINS)):
+        for name in (*namespace, *_BUILTINS):
+            if (own := signature.own(name)) != name:
+                namespace[own] = namespace[name] if name in namespace else vars(builtins)[name]
 
 
 def names(*, is_async: bool) -> dict[str, Any]:
@@ -198,14 +245,19 @@ def has_fake_timers(hots: list[tuple[Policy, Hot]], *, is_async: bool) -> bool:
 
 
 def written_out(
-    signature: Signature, hots: list[tuple[Policy, Hot]], namespace: dict[str, Any], *, looks: bool
+    signature: Signature,
+    hots: list[tuple[Policy, Hot]],
+    namespace: dict[str, Any],
+    *,
+    looks: bool,
+    is_inner: bool = False,
 ) -> tuple[str, dict[str, object]]:
     """Return a function's text, and the objects in it; *namespace* gets what else it looks up."""
     shapes = [hot for _, hot in hots]
     trio = sys.modules.get("trio")
     if trio is not None:
         namespace[signature.own("in_trio_task")] = trio.lowlevel.in_trio_task
-    source = templates.source(signature, shapes, usage.used, looks, trio is not None)
+    source = templates.source(signature, shapes, usage.used, looks, trio is not None, is_inner=is_inner)
     objects: dict[str, object] = {}
     for place, hot in enumerate(shapes, 1):
         for name, value in hot.names.items():

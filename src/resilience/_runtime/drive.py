@@ -82,7 +82,7 @@ def _perform(command: Command) -> Any:  # noqa: PLR0911  # one return a command
         case Call():
             return _call(command)
         case Sleep():
-            return _sleep(command.seconds)
+            return sleep(command.seconds)
         case Park():
             return _park(command.waiter, command.seconds)
         case Bound():
@@ -121,7 +121,8 @@ def returned_a_coroutine(fn: Callable[..., Any]) -> str:
     return f"{name} returned a coroutine: decorate the async function itself, or use acall()"
 
 
-def _sleep(seconds: Seconds) -> None:
+def sleep(seconds: Seconds) -> None:
+    """Let *seconds* pass."""
     if seconds <= 0:
         return
     if _clock.fake is not None:

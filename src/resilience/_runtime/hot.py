@@ -4,12 +4,12 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias
 from weakref import WeakMethod, WeakSet
 
 from resilience import _clock
 from resilience.deadline import usage
-from resilience.outcome import Outcome
+from resilience.outcome import CallContext, Outcome
 from resilience.typing import Seconds
 
 Fail: TypeAlias = Callable[[list[Any], int, Outcome[Any], Seconds | None], object]
@@ -17,6 +17,48 @@ Fail: TypeAlias = Callable[[list[Any], int, Outcome[Any], Seconds | None], objec
 Lets a policy take its part of a failure, if it need do no more than note it. Takes a list of tokens, the
 place of its own in it, how the call ended and when it began. The token it used is replaced by None, in the
 very line that uses it; one that is still there says that nothing has changed.
+"""
+
+
+class Progress(Protocol):
+    """
+    A call on its way through its attempts, for whoever makes those after the first.
+
+    Attributes:
+        delay: Seconds to put before the next attempt; None if there is none.
+        outcome: How the call ended; there once there is no further attempt.
+
+    """
+
+    delay: Seconds | None
+    outcome: Outcome[Any]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no further attempt has begun."""
+        ...
+
+    def begin(self) -> CallContext | None:
+        """Return what is known of the next attempt, which begins now; None if it has become too late."""
+        ...
+
+    def ended_well(self) -> None:
+        """Take note that the attempt ended with a good result; count the call, which ended with it."""
+        ...
+
+    def ended(self, outcome: Outcome[Any]) -> None:
+        """Take note of how the attempt ended, and say whether there is a further one."""
+        ...
+
+    def end(self) -> None:
+        """Count the call, which has ended or was cut short."""
+        ...
+
+
+Again: TypeAlias = Callable[[list[Any], int, Outcome[Any], Seconds | None], Progress]
+"""
+Goes on with a call whose first attempt has failed. Takes what a `Fail` takes; what it returns stands in the
+place of the token, so that a call which is cut short is counted.
 """
 
 ELSE: Final = "else"
@@ -47,6 +89,7 @@ class Hot:
         token: Expression for what a flow would hold, made when the call failed.
         refuse: Returns the error of a call that *unless* or *refused* stopped, or None if a flow must say.
         fail: Takes the policy's part of a failure without a flow, where that is plain.
+        again: Goes on after a failure if the policy calls again, and needs no flow for that.
         limit: Bounds the time that the call may take, to ``$settings.duration``.
         reads_began: Whether a statement reads ``began``.
         reads_now: Whether a statement of *good* reads ``now``.
@@ -65,6 +108,7 @@ class Hot:
     token: str | None = None
     refuse: Callable[[], Exception | None] | None = None
     fail: Fail | None = None
+    again: Again | None = None
     limit: "Limit | None" = None
     reads_began: bool = False
     reads_now: bool = False
@@ -204,6 +248,21 @@ class Doing(Protocol):
     hots: tuple[Hot, ...]
 
 
+class Ended:
+    """
+    What comes out of an inner function in place of a result: how its call failed.
+
+    Attributes:
+        outcome: How it failed.
+
+    """
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, outcome: Outcome[Any]) -> None:
+        self.outcome = outcome
+
+
 class Replay:
     """
     A call whose first attempt has run already, in generated code, and failed.
@@ -213,48 +272,68 @@ class Replay:
 
     Attributes:
         plan: Where it comes from.
-        tokens: What each of the policies holds; None for nothing.
+        tokens: What each of the policies holds; None for nothing, and in place of the list once the call has
+            ended well.
         error: What the attempt failed with.
         began: Instant at which the call began, or None if nobody looked.
         at: The policy within which everything is over, so that the outcome is its; None for the function.
+        outcome: How the attempt ended; None once somebody has found it.
+        place: That of the policy which could not take its part; -1 if there was none.
 
     """
 
-    __slots__ = ("_context", "_outcome", "at", "began", "error", "plan", "tokens")
+    __slots__ = ("_context", "at", "began", "error", "outcome", "place", "plan", "tokens")
 
     def __init__(
         self, plan: Doing, tokens: list[Any], error: Exception, began: Seconds | None, at: object = None
     ) -> None:
-        self.tokens, self.plan = tokens, plan  # first, so that whoever closes this one finds them
+        self.tokens: Any = tokens  # first, so that whoever closes this one finds them
+        self.plan = plan
         self.error, self.began, self.at = error, began, at
         self._context = error.__context__
-        self._outcome: Outcome[Any] | None = Outcome(error=error)
+        self.outcome: Any = Outcome(error=error)
+        self.place = -1
+
+    def ended(self) -> Ended:
+        """Return what an inner function returns whose policies have all taken their part."""
+        return Ended(self.outcome)
+
+    def go_on(self, outcome: Outcome[Any], at: object) -> None:
+        """Take note that the call is over, within the policy *at*, and how it ended there."""
+        self.outcome, self.at = outcome, at
+        if outcome.error is not None:
+            self.error, self._context = outcome.error, outcome.error.__context__
 
     def is_at(self, policy: object) -> bool:
         """Whether the outcome is to be found at *policy*, and nobody has found it yet."""
-        return self.at is policy and self._outcome is not None
+        return self.at is policy and self.outcome is not None
 
     def settle(self) -> bool:
         """Let policies take their part, from the innermost outwards; return whether that was all of them."""
-        outcome, tokens, began = cast("Outcome[Any]", self._outcome), self.tokens, self.began
+        outcome, tokens, began = self.outcome, self.tokens, self.began
         policies, hots = self.plan.policies, self.plan.hots
-        is_cut = self.at is not None  # those further in were cut short, and have learnt nothing
-        for place in range(len(tokens) - 1, -1, -1):
-            policy = policies[place]
-            if is_cut:
-                if policy is self.at:
-                    is_cut = False
-                elif tokens[place] is not None:
-                    tokens[place] = policy._give_back_token(tokens[place])
-                continue
+        place = len(tokens) if self.at is None else self._cut(policies)
+        while place:
+            place -= 1
             fail = hots[place].fail
-            if fail is None:
-                return False
-            fail(tokens, place, outcome, began)
-            if tokens[place] is not None:
-                return False
-            self.at = policy
+            if fail is not None:
+                fail(tokens, place, outcome, began)
+                if tokens[place] is None:
+                    continue
+            self.place = place
+            if place + 1 < len(tokens):
+                self.at = policies[place + 1]
+            return False
         return True
+
+    def _cut(self, policies: tuple[Any, ...]) -> int:
+        """Give back what those further in than `at` hold, who have learnt nothing; return its place."""
+        place = len(self.tokens) - 1
+        while policies[place] is not self.at:
+            if self.tokens[place] is not None:
+                self.tokens[place] = policies[place]._give_back_token(self.tokens[place])
+            place -= 1
+        return place
 
     def take(self, gate: object) -> Any:
         """Return the token of *gate*, once; None if there is none."""
@@ -264,18 +343,29 @@ class Replay:
                 return token
         return None
 
-    def found(self) -> Generator[Any, Any, Outcome[Any]]:
-        """Return the flow of what is over: it returns at once how the attempt ended."""
-        outcome, self._outcome = cast("Outcome[Any]", self._outcome), None
+    def over(self) -> Outcome[Any]:
+        """Return how the attempt ended, once."""
+        outcome: Outcome[Any] = self.outcome
+        self.outcome = None
         del self.error, self._context  # no cycle: error -> traceback -> frame that knows this replay
         return outcome
+
+    def found(self) -> Generator[Any, Any, Outcome[Any]]:
+        """Return the flow of what is over: it returns at once how the attempt ended."""
+        return self.over()
         yield  # which makes it a flow
 
     def close(self) -> None:
         """Give back what nobody has taken, since the flow was interrupted before it came there."""
         # Raised while its caller handles another error, the call's own would have lost its context.
-        if self._outcome is not None and self._context is not None:
+        if self.outcome is not None and self._context is not None:
             self.error.__context__ = self._context
+        for held in self.tokens or ():
+            if held is not None:
+                self._give_back()
+                return
+
+    def _give_back(self) -> None:
         for place, token in enumerate(self.tokens):
             if token is not None:
                 self.tokens[place] = None

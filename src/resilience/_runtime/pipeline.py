@@ -137,13 +137,26 @@ class Pipeline(Policy):
 
     def own_hots(self, binding: Binding) -> list[tuple[Policy, Hot]] | None:
         """Return the success paths of its policies, in the order of admission."""
-        bound = Binding(self.adopt_name(binding.name), self._classify or binding.classify)
+        bound = self._bound(binding)
         key, hots = self._hots
         if key != (epoch.n, bound):
             key = (epoch.n, bound)  # first: what changes from here on ends this epoch
             hots = self._written_out(bound)
             self._hots = key, hots
         return hots
+
+    def _flow_inside(self, part: Policy, binding: Binding, inner: Inner) -> Inner | None:
+        """Return the flow of what is inside *part*, around *inner*; None if *part* is none of its parts."""
+        bound = self._bound(binding)
+        around: list[tuple[Policy, Step]] = []
+        for policy in reversed(compose.in_order_of_admission(self._policies)):
+            if part in policy.parts:
+                return policy._flow_inside(part, bound, nest(around, inner))
+            around.insert(0, (policy, policy.step_for(bound)))
+        return None
+
+    def _bound(self, binding: Binding) -> Binding:
+        return Binding(self.adopt_name(binding.name), self._classify or binding.classify)
 
     def _written_out(self, bound: Binding) -> list[tuple[Policy, Hot]] | None:
         found: list[tuple[Policy, Hot]] = []

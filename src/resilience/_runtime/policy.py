@@ -235,6 +235,10 @@ class Policy(ABC):
             self._flow = flow
         return flow
 
+    def _flow_inside(self, part: "Policy", binding: Binding, inner: Inner) -> Inner | None:  # noqa: ARG002  # one part
+        """Return the flow of what is inside *part*, around *inner*; None if *part* is none of its parts."""
+        return inner if part is self else None
+
     def hots(self, binding: Binding) -> "list[tuple[Policy, Hot]] | None":
         """
         Return its success path, and those of its parts in the order of admission, as statements.

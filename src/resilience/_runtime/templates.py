@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any, Final
@@ -106,10 +106,21 @@ _WORD: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(?![\w.])")
 
 
 def source(
-    signature: Signature, hots: list[Hot], for_deadline: bool, for_coroutine: bool, for_trio: bool
+    signature: Signature,
+    hots: Sequence[Hot],
+    for_deadline: bool,
+    for_coroutine: bool,
+    for_trio: bool,
+    *,
+    is_inner: bool = False,
 ) -> str:
     """Return the text for a function and policies, put together once for each kind of both."""
-    flags = {"for_deadline": for_deadline, "for_coroutine": for_coroutine, "for_trio": for_trio}
+    flags = {
+        "for_deadline": for_deadline,
+        "for_coroutine": for_coroutine,
+        "for_trio": for_trio,
+        "is_inner": is_inner,
+    }
     key = (signature.head, *flags.values(), *[hot.shape for hot in hots])
     known = _sources.get(key)
     if known is None:

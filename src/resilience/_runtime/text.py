@@ -142,7 +142,13 @@ def plain(signature: Signature) -> str:
 
 
 def hot(
-    signature: Signature, parts: list[Part], *, for_deadline: bool, for_coroutine: bool, for_trio: bool
+    signature: Signature,
+    parts: list[Part],
+    *,
+    for_deadline: bool,
+    for_coroutine: bool,
+    for_trio: bool,
+    is_inner: bool = False,
 ) -> str:
     """
     Return the text of a function with the success path of all *parts*.
@@ -153,11 +159,13 @@ def hot(
         for_deadline: Whether to look for a deadline that may be in force.
         for_coroutine: Whether to look, once, whether a plain function returns a coroutine.
         for_trio: Whether to look whether a task of trio calls, which an event loop of asyncio may run, too.
+        is_inner: Whether it makes the further attempts of a policy around all *parts*: then it returns how
+            the call failed, so that an error which is raised is one of the policies.
 
     """
-    if not for_deadline and not for_coroutine and all(part.hot == NOTHING for part in parts):
+    if not (for_deadline or for_coroutine or is_inner) and all(part.hot == NOTHING for part in parts):
         return signature.text([f"return {signature.called}"])
-    body = _Body(signature, parts, for_coroutine=for_coroutine, for_trio=for_trio)
+    body = _Body(signature, parts, for_coroutine=for_coroutine, for_trio=for_trio, is_inner=is_inner)
     return signature.text(body.lines(for_deadline=for_deadline))
 
 
@@ -165,10 +173,17 @@ class _Body:
     """The lines of one function, section by section."""
 
     def __init__(
-        self, signature: Signature, parts: list[Part], *, for_coroutine: bool, for_trio: bool
+        self,
+        signature: Signature,
+        parts: list[Part],
+        *,
+        for_coroutine: bool,
+        for_trio: bool,
+        is_inner: bool,
     ) -> None:
         self._signature, self._parts = signature, parts
         self._for_coroutine, self._for_trio = for_coroutine, for_trio
+        self._is_inner = is_inner
         self._inner_first = parts[::-1]
         self._timed = [part for part in parts if part.hot.limit is not None]
         self._reads_began = bool(self._timed) or any(part.hot.reads_began for part in parts)
@@ -310,7 +325,7 @@ class _Body:
             lines += [
                 "if type(value) is CoroutineType:",
                 *_indented([*self._let_go, "reject(fn, value)"]),
-                *(["wrapper.is_plain()"] if self._signature.looks_once else []),
+                *([] if self._is_inner or not self._signature.looks_once else ["wrapper.is_plain()"]),
             ]
         if any(part.hot.reads_now for part in self._parts):
             lines.append("now = monotonic()")
@@ -329,15 +344,16 @@ class _Body:
             *([f"{INDENT}set_block(None)"] if self._timed and not self._signature.is_async else []),
             f"{INDENT}replay = Replay({self._signature.plan}, [{tokens}], failure, {began}{at})",
             f"{INDENT}if replay.settle():",
-            f"{INDENT}{INDENT}raise failure",
+            f"{INDENT}{INDENT}{'return replay.ended()' if self._is_inner else 'raise failure'}",
             f"{INDENT}return {go_on}(replay, {self._signature.args})",
             "finally:",
-            f"{INDENT}if replay is not None:",
-            f"{INDENT}{INDENT}replay.close()",
         ]
+        # Without tokens there is nothing to give back, and no error.
+        close = ["if replay is not None and replay.tokens is not None:", INDENT + "replay.close()"]
         cut = [*self._release, *self._let_go]
         if cut:
-            lines += [f"{INDENT}else:", *_indented(_indented(cut))]
+            close = ["if replay is None:", *_indented(cut), f"el{close[0]}", close[1]]
+        lines += _indented(close)
         lines.append(f"{INDENT}del failure, replay")  # no cycle: frame -> error -> traceback -> frame
         return lines
 

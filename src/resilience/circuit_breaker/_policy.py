@@ -7,10 +7,9 @@ from typing import Any
 from resilience import _clock
 from resilience._core.window import Cell
 from resilience._runtime.census import Reading
-from resilience._runtime.flow import PLAIN
 from resilience._runtime.gate import Ask, Decision, Gate
-from resilience._runtime.hot import Fail, Hot, weakly
-from resilience._runtime.policy import Binding, Judge, Traits, all_right
+from resilience._runtime.hot import Hot, weakly
+from resilience._runtime.policy import Binding, Traits, all_right
 from resilience.circuit_breaker._hot import hot
 from resilience.circuit_breaker._machine import Circuit
 from resilience.circuit_breaker._order import Order
@@ -249,27 +248,23 @@ class CircuitBreaker(Gate):
         """Return what a call through a closed circuit runs."""
         return hot(self, self._circuit, weakly(self._refuse), self.failing(self.judge(binding)))
 
-    def failing(self, judge: Judge) -> Fail:
-        """Return what settles a call that failed in generated code: as for every gate, with fewer steps."""
-        circuit, draw = self._circuit, self._random.random
-
-        def fail(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> None:
-            verdict = judge(outcome, PLAIN)
-            with self._lock:
-                now = _clock.monotonic()
-                # None comes back: the token is taken and forgotten in one line.
-                tokens[place] = circuit.settle(  # type: ignore[func-returns-value]
-                    tokens[place],
-                    verdict,
-                    now,
-                    duration=0.0 if began is None else now - began,
-                    retry_after=outcome.retry_after,
-                    draw=draw(),
-                )
-            if circuit.history.news:
-                self._changed()
-
-        return fail
+    def _settle_failed(
+        self, verdict: Verdict, tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None
+    ) -> None:
+        # As for every gate, with fewer steps.
+        circuit = self._circuit
+        with self._lock:
+            now = _clock.monotonic()
+            tokens[place] = circuit.settle(  # type: ignore[func-returns-value]  # None: taken, and forgotten in one line
+                tokens[place],
+                verdict,
+                now,
+                duration=0.0 if began is None else now - began,
+                retry_after=outcome.retry_after,
+                draw=self._random.random(),
+            )
+        if circuit.history.news:
+            self._changed()
 
     def _refuse(self) -> RejectedError | None:
         """Refuse a call, for generated code, if the circuit is open; None if a flow must say."""

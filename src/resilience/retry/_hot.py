@@ -1,11 +1,11 @@
 """A call whose first attempt ends well, for generated code: what `Retry` and its budget count then."""
 
 import weakref
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from resilience._runtime.hot import Fail, Hot, Tally
+from resilience._runtime.hot import Again, Fail, Hot, Tally
 from resilience.retry._progress import StopReason
-from resilience.retry._settings import RetrySettings, is_tenacity
+from resilience.retry._settings import RetrySettings, counts_in_flight, is_tenacity
 from resilience.typing import Budget
 
 if TYPE_CHECKING:
@@ -30,18 +30,22 @@ class Begun:
 
     Attributes:
         settings: The settings in force.
-        budget: What further attempts are paid from, or None.
+        budget: What further attempts are paid from, or None. It looks itself at what generated code counts.
+        is_in_flight: Whether it knows of the call since that began.
+        earns: Whether the call counts for it once its first attempt has ended.
 
     """
 
-    __slots__ = ("_retry", "budget", "settings")
+    __slots__ = ("_retry", "budget", "earns", "is_in_flight", "settings")
 
     def __init__(self, retry: "Retry", settings: RetrySettings, budget: Budget | None) -> None:
         self._retry = weakref.ref(retry)  # no cycle: it may own the code that knows this
-        self.budget = budget
+        self.budget: Any = budget
+        self.is_in_flight = budget is not None and counts_in_flight(budget)
+        self.earns = budget is not None and not self.is_in_flight
         self.settings = settings
 
-    def end(self, reason: StopReason) -> None:
+    def end(self, reason: StopReason = "cancelled") -> None:
         """Count a call that ended for that *reason*, without a further attempt."""
         retry = self._retry()
         if retry is not None:
@@ -51,7 +55,13 @@ class Begun:
 
 
 def hot(
-    retry: "Retry", settings: RetrySettings, tally: Tally, budget: Budget | None, fail: Fail
+    retry: "Retry",
+    settings: RetrySettings,
+    tally: Tally,
+    budget: Budget | None,
+    *,
+    fail: Fail,
+    again: Again | None,
 ) -> Hot | None:
     """Return the statements; None if the budget is a user's, which wants to be told."""
     if budget is not None and not hasattr(budget, "counts_calls"):
@@ -63,7 +73,7 @@ def hot(
     take: tuple[str, ...] = ()
     undo: tuple[str, ...] = ()
     good: tuple[str, ...] = ("$tally.good += 1.0",)
-    if getattr(budget, "counts_in_flight", False):
+    if budget is not None and counts_in_flight(budget):
         names["budget"] = budget
         take = ("$budget.calls += 1",)
         undo = ("$budget.calls -= 1",)
@@ -73,9 +83,10 @@ def hot(
         take=take,
         undo=undo,
         good=good,
-        let_go=("$begun.end('cancelled')",),
+        let_go=("$begun.end()",),
         token="$begun",  # noqa: S106  # no secret
         fail=fail,
+        again=again,
         reads_began=_asks_how_long(settings),
     )
 

@@ -3,7 +3,7 @@
 import random
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Final, cast, get_args
+from typing import Any, cast, get_args
 
 from resilience import _clock
 from resilience._core.inherited import INHERITED, Inherited
@@ -12,24 +12,22 @@ from resilience._runtime import budgets, fork
 from resilience._runtime.attempt import attempt_scope
 from resilience._runtime.census import Reading
 from resilience._runtime.flow import PLAIN, Call, Dispose, Flow, Inner, Sleep
-from resilience._runtime.hot import Fail, Hot, Tally
+from resilience._runtime.hot import Again, Fail, Hot, Tally
 from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits, all_right
-from resilience._runtime.watch import watch
 from resilience.backoff import Backoff, DelayFunction
-from resilience.errors import ConfigError, DeadlineExceededError, Problem, RejectedError
-from resilience.events import emit
+from resilience.errors import ConfigError, Problem, RejectedError
 from resilience.outcome import Classifier, ErrorMatch, Outcome, Verdict
-from resilience.outcome import _attempt_of as attempt_of
 from resilience.retry import _tenacity
 from resilience.retry._hot import Begun, Paying, hot
-from resilience.retry._progress import Progress, StopReason, has_run
-from resilience.retry._settings import DEFAULT_BACKOFF, RetrySettings, is_tenacity
+from resilience.retry._progress import Progress, StopReason
+from resilience.retry._settings import (
+    DEFAULT_BACKOFF,
+    RetrySettings,
+    counts_in_flight,
+    has_tenacity,
+    is_tenacity,
+)
 from resilience.typing import Budget, Random, Seconds
-
-_NOTE: Final = "resilience: gave up after "
-_FAILED: Final = frozenset({Verdict.BAD, Verdict.TIMED_OUT, Verdict.THROTTLED})
-_UNPAID: Final = frozenset({"attempts_exhausted", "deadline_exceeded", "not_retryable"})
-_GAVE_UP: Final = frozenset({"attempts_exhausted", "budget_exhausted", "deadline_exceeded"})
 
 
 class Retry(Policy):
@@ -165,15 +163,19 @@ class Retry(Policy):
             settings = self._settings if begun is None else begun.settings
             budget = self._budget(binding, settings)
             began = None if replay is None else replay.began
-            progress = Progress(settings, self._random, self._durations, budget, began)
-            return self._attempts(judge, progress, budget, call, inner, has_begun=begun is not None)
+            started = _clock.monotonic() if began is None else began
+            is_in_flight = budget is not None and counts_in_flight(budget)
+            progress = Progress(self, judge, settings, budget, started, is_in_flight, call)
+            return self._attempts(progress, inner, call, has_begun=begun is not None)
 
         return step
 
     def hot(self, binding: Binding) -> Hot | None:
         """Return what a call runs whose first attempt ends well."""
-        budget = self._budget(binding, self._settings)
-        return hot(self, self._settings, self._tally(budget), budget, self.failing(self.judge(binding)))
+        settings, judge = self._settings, self.judge(binding)
+        budget = self._budget(binding, settings)
+        again = None if has_tenacity(settings) else self._beginning(judge)
+        return hot(self, settings, self._tally(budget), budget, fail=self.failing(judge), again=again)
 
     def _tally(self, budget: Budget | None) -> Tally:
         """Return where generated code counts good calls that are paid for by *budget*."""
@@ -181,7 +183,7 @@ class Retry(Policy):
         if known is None:
             # The budget is kept with it, so that no other one gets its id.
             known = self._tallies.setdefault(id(budget), (budget, Tally()))
-            if budget is not None and not _counts_in_flight(budget):
+            if budget is not None and not counts_in_flight(budget):
                 paying = cast("Paying", budget)
                 paying.enlist(known[1])
                 weakref.finalize(self, paying.dismiss, known[1]).atexit = False
@@ -196,118 +198,88 @@ class Retry(Policy):
             if judge(outcome, PLAIN) is not Verdict.IGNORED:
                 return
             begun: Begun = tokens[place]
-            if begun.budget is not None and not _counts_in_flight(begun.budget):
-                begun.budget.deposit()
+            if begun.earns:
+                begun.budget.calls += 1
             begun.end("rejected")
             tokens[place] = None
 
         return fail
 
+    def _beginning(self, judge: Judge) -> Again:
+        """Return what goes on, without a flow, with a call whose first attempt has failed."""
+        known = weakref.ref(self)  # no cycle: it may own the code that knows this
+
+        def again(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> Progress:
+            retry = cast("Retry", known())  # there for as long as a call is under way
+            begun: Begun = tokens[place]
+            settings = begun.settings
+            if began is None:
+                began = 0.0 if settings.max_duration is None else _clock.monotonic()
+            progress = tokens[place] = Progress(
+                retry, judge, settings, begun.budget, began, begun.is_in_flight
+            )
+            if begun.earns:
+                begun.budget.calls += 1
+            progress.take(outcome)
+            return progress
+
+        return again
+
     def _budget(self, binding: Binding, settings: RetrySettings) -> Budget | None:
         given = settings.budget
         return budgets.named(binding.name) if isinstance(given, Inherited) else given
 
-    def _attempts(
-        self,
-        judge: Judge,
-        progress: Progress,
-        budget: Budget | None,
-        call: Call,
-        inner: Inner,
-        *,
-        has_begun: bool,
-    ) -> Flow:
-        reports = budget is not None and call.report_to(budget)
+    def _attempts(self, progress: Progress, inner: Inner, call: Call, *, has_begun: bool) -> Flow:
+        budget = progress.budget
+        progress.reports = reports = budget is not None and call.report_to(budget)
         # A call earns once its first attempt has ended, so that a good one is counted in one place.
         earns = reports
-        if budget is not None and reports and _counts_in_flight(budget):
+        if budget is not None and reports and progress.is_in_flight:
             earns = False
             if not has_begun:
                 budget.deposit()
-        reason: StopReason = "cancelled"
         attempt = call
-        good = False
         try:
             outcome = yield from inner(call)
             if budget is not None and earns:
                 budget.deposit()
-            while True:
-                verdict = judge(outcome, attempt.context)
-                good = verdict is Verdict.GOOD
-                decision = progress.decide(attempt, outcome, verdict)
-                if isinstance(decision, str):
-                    reason = decision
-                    if budget is not None and reason in _UNPAID and verdict in _FAILED:
-                        budget.fail(verdict)
-                    call.adopt(attempt)
-                    return self._final(progress, outcome, reason, attempt.context.attempt)
+            progress.take(outcome)
+            while (delay := progress.delay) is not None:
                 if outcome.error is None:  # first: a response holds its place until it is closed
                     yield Dispose(outcome.value)
-                progress.discard(attempt, outcome)
+                attempt.let_go(outcome)
                 del outcome
-                self.delay += decision
                 # The first time at once, if that is what was asked for. Later it waits even then, so that a
                 # function which always fails at once leaves an event loop time for others.
-                if decision > 0 or attempt is not call:
-                    yield Sleep(decision)
-                if progress.is_bounded(attempt.context) and progress.is_too_late(
-                    attempt.context, _clock.monotonic()
-                ):
-                    reason = "deadline_exceeded"
-                    late: Outcome[Any] = Outcome(error=progress.error or DeadlineExceededError(started=True))
-                    return self._final(progress, late, reason, attempt.context.attempt)
-                attempt = call.again(attempt_of(call.context, attempt.context.attempt + 1))
-                outcome = yield from self._further(attempt, inner)
-                progress.release()
+                if delay > 0 or not progress.is_first:
+                    yield Sleep(delay)
+                context = progress.begin()
+                if context is None:
+                    break
+                attempt = progress.call = call.again(context)
+                scope = attempt_scope(context)
+                try:
+                    with scope:
+                        outcome = yield from inner(attempt)
+                except BaseException:
+                    # Interrupted on the way out of the block: later calls are no attempts of this one.
+                    scope.__exit__(None, None, None)
+                    raise
+                progress.ended(outcome)
+            else:
+                call.adopt(attempt)
         except BaseException:
             attempt.let_go(None)
             raise
         finally:
-            self.stop(reason)
-            progress.release()
-            if budget is not None and reports:
-                budget.finish(good=good, charges=progress.charges + sum(call.bill))
-            elif progress.charges:
+            progress.end(sum(call.bill) if reports else 0)
+            if progress.charges and not reports:
                 call.bill.append(progress.charges)
+        return progress.outcome
 
-    def _further(self, attempt: Call, inner: Inner) -> Flow:
-        self.retries += 1
-        began = _clock.monotonic()
-        scope = attempt_scope(attempt.context)
-        try:
-            with scope:
-                outcome = yield from inner(attempt)
-        except BaseException:
-            # Interrupted on the way out of the block: later calls are no attempts of this one.
-            scope.__exit__(None, None, None)
-            raise
-        self._durations.add(_clock.monotonic() - began)
-        return outcome
-
-    def _give_back_token(self, token: Begun) -> None:
+    def _give_back_token(self, token: Begun | Progress) -> None:
         """Count a call that was cut short in generated code."""
-        token.end("cancelled")
-
-    def _final(
-        self, progress: Progress, outcome: Outcome[Any], reason: StopReason, attempts: int
-    ) -> Outcome[Any]:
-        error, earlier = outcome.error, progress.error
-        if error is not None and not has_run(error) and earlier is not None and has_run(earlier):
-            error = earlier
-            outcome = Outcome(error=earlier)
-        if (
-            error is not None and reason != "rejected" and watch.note is not None
-        ):  # who refuses says so itself
-            told = {"resilience.outcome": "failure", "resilience.retry.stop_reason": reason}
-            watch.note(self.name, lambda: told)
-        if reason in _GAVE_UP:
-            details: dict[str, object] = {"resilience.retry.stop_reason": reason}
-            if error is not None:
-                details["error.type"] = type(error).__qualname__
-            emit("resilience.retry.exhausted", self.name, details)
-        if error is not None and (attempts > 1 or reason in ("budget_exhausted", "deadline_exceeded")):
-            _note(error, f"{_NOTE}{attempts} attempt{'s' * (attempts > 1)}: {reason.replace('_', ' ')}")
-        return outcome
+        token.end()
 
     def readings(self) -> Iterator[Reading]:
         """Return how calls ended, and how many attempts they took."""
@@ -329,11 +301,6 @@ class Retry(Policy):
         self._zero()
 
 
-def _counts_in_flight(budget: Budget) -> bool:
-    """Whether *budget* is to be told of a call when that begins; so is one of the user's own making."""
-    return getattr(budget, "counts_in_flight", True)
-
-
 def _settings(rng: object, **settings: Any) -> RetrySettings:
     """Return the settings; what is wrong with *rng* is listed with what is wrong with them."""
     problems: list[Problem] = []
@@ -346,13 +313,3 @@ def _settings(rng: object, **settings: Any) -> RetrySettings:
     if problems:
         raise ConfigError("Retry", problems)
     return checked
-
-
-def _note(error: Exception, text: str) -> None:
-    # An error that is raised again and again, such as a constant, keeps one note of ours.
-    try:
-        error.__notes__ = [note for note in getattr(error, "__notes__", []) if not note.startswith(_NOTE)] + [
-            text
-        ]
-    except Exception:  # noqa: BLE001, S110  # an error that takes no notes is still the one to raise
-        pass

@@ -76,3 +76,13 @@ def is_tenacity(candidate: object, family: str = "") -> bool:
         base.__name__ in names and base.__module__.partition(".")[0] == "tenacity"
         for base in type(candidate).__mro__
     )
+
+
+def has_tenacity(settings: RetrySettings) -> bool:
+    """Whether an object of tenacity, or a stop rule, wants to look at the state of each call."""
+    return settings.stop is not None or is_tenacity(settings.backoff)
+
+
+def counts_in_flight(budget: Budget) -> bool:
+    """Whether *budget* is to be told of a call when that begins; so is one of the user's own making."""
+    return getattr(budget, "counts_in_flight", True)

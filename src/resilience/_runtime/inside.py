@@ -1,0 +1,39 @@
+"""
+What is inside a policy that calls again: a function which returns `Ended` where its call has failed.
+
+What it raises is then no matter for another attempt: a cancellation, a classifier that fails.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from resilience._runtime import drive
+from resilience._runtime.attempt import current_attempt
+from resilience._runtime.flow import Call, Inner
+from resilience._runtime.hot import Ended, Hot
+from resilience.outcome import Outcome
+
+Inside: TypeAlias = tuple[Callable[..., Any], Callable[..., Any]]
+"""As generated code, and as a flow."""
+
+MakeInside: TypeAlias = Callable[[Any, list[tuple[Any, Hot]], int], Inside | None]
+"""Takes the policy that calls again, those inside it with their statements, and the epoch of these."""
+
+
+def driven_inside(fn: Callable[..., Any], flow: Inner, *, is_async: bool) -> Callable[..., Any]:
+    """Return *flow* around *fn* as an inner function: it returns `Ended` where the call has failed."""
+
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        return value_or_ended(drive.run(flow(Call(fn, args, kwargs, current_attempt()))))
+
+    async def ainner(*args: Any, **kwargs: Any) -> Any:
+        from resilience._runtime import adrive  # noqa: PLC0415  # imported with the first async function
+
+        return value_or_ended(await adrive.run(flow(Call(fn, args, kwargs, current_attempt()))))
+
+    return ainner if is_async else inner
+
+
+def value_or_ended(outcome: Outcome[Any]) -> Any:
+    """Return what an inner function returns whose call had that *outcome*."""
+    return outcome.value if outcome.error is None else Ended(outcome)
