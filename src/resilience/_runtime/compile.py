@@ -27,10 +27,11 @@ from resilience._runtime.policy import Binding, Policy
 from resilience._runtime.text import Signature
 from resilience.deadline import _innermost as block
 from resilience.deadline import usage
+from resilience.errors import DeadlineExceededError
 
 _numbers = itertools.count(1)
 
-_BUILTINS: Final = ("BaseException", "Exception", "KeyError", "isinstance", "type")
+_BUILTINS: Final = ("BaseException", "Exception", "KeyError", "float", "isinstance", "type")
 """Builtins that the text uses."""
 
 
@@ -86,6 +87,7 @@ class Wrapper:
             "__name__": fn.__module__ if isinstance(fn, FunctionType) else __name__,
             "block": block.get,
             "CoroutineType": CoroutineType,
+            "DeadlineExceededError": DeadlineExceededError,
             "first": self._afirst if is_async else self._first,
             "fn": fn,
             "reject": _reject,
@@ -95,9 +97,10 @@ class Wrapper:
             "wrapper": self,
         }
         if is_async:
-            from resilience._runtime import _asyncio_queue  # noqa: PLC0415  # asyncio comes with async functions
+            # asyncio comes with async functions
+            from resilience._runtime import _asyncio_cuts, _asyncio_queue  # noqa: PLC0415
 
-            self._namespace |= _asyncio_queue.NAMES
+            self._namespace |= _asyncio_queue.NAMES | _asyncio_cuts.NAMES
         self._made = self._code(self._namespace)
 
     def function(self) -> FunctionType:
@@ -184,7 +187,14 @@ class Wrapper:
             trio = sys.modules.get("trio")
             if trio is not None:
                 namespace[self._signature.own("in_trio_task")] = trio.lowlevel.in_trio_task
-            source = templates.source(self._signature, shapes, usage.used, self._looks, trio is not None)
+            source = templates.source(
+                self._signature,
+                shapes,
+                for_deadline=usage.used,
+                for_coroutine=self._looks,
+                for_trio=trio is not None,
+                for_fake=self._has_fake_timers,
+            )
             objects["plan"] = Plan(hots, self._policy.flow_for(self._name), self._fn, self._slow)
             for place, hot in enumerate(shapes, 1):
                 for name, value in hot.names.items():

@@ -206,16 +206,23 @@ class Replay:
         error: What the attempt failed with.
         began: Instant at which the call began, or None if nobody looked.
         at: The policy within which everything is over, so that the outcome is its; None for the function.
+        deadline: The caller's deadline, or None.
 
     """
 
-    __slots__ = ("_context", "_outcome", "at", "began", "error", "plan", "tokens")
+    __slots__ = ("_context", "_outcome", "at", "began", "deadline", "error", "plan", "tokens")
 
     def __init__(
-        self, plan: Doing, tokens: list[Any], error: Exception, began: Seconds | None, at: object = None
+        self,
+        plan: Doing,
+        tokens: list[Any],
+        error: Exception,
+        began: Seconds | None,
+        at: object = None,
+        deadline: Seconds | None = None,
     ) -> None:
         self.tokens, self.plan = tokens, plan  # first, so that whoever closes this one finds them
-        self.error, self.began, self.at = error, began, at
+        self.error, self.began, self.at, self.deadline = error, began, at, deadline
         self._context = error.__context__
         self._outcome: Outcome[Any] | None = Outcome(error=error)
 

@@ -7,12 +7,14 @@ flow of the others finds the tokens of what they gave out, and the outcome.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from resilience._runtime import drive
-from resilience._runtime.flow import Call, Flow, Inner
+from resilience._runtime import drive, wrap
+from resilience._runtime.flow import PLAIN, Call, Inner
 from resilience._runtime.hot import Hot, Replay
 from resilience._runtime.policy import Policy
+from resilience.deadline import current_deadline
 
 
 class Plan:
@@ -36,18 +38,19 @@ class Plan:
 
     def replayed(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Go on with a call whose first attempt has failed."""
-        return drive.unwrap(drive.run(self._request(replay, args, kwargs)))
+        return drive.unwrap(drive.run(self._flow(self._request(replay, args, kwargs))))
 
     async def areplayed(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Go on, in this task, with a call whose first attempt has failed."""
         from resilience._runtime import adrive  # noqa: PLC0415  # imported with the first async function
 
-        return drive.unwrap(await adrive.run(self._request(replay, args, kwargs)))
+        return drive.unwrap(await adrive.run(self._flow(self._request(replay, args, kwargs))))
 
-    def _request(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow:
-        call = Call(self._fn, args, kwargs)
+    def _request(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        until = replay.deadline
+        call = Call(self._fn, args, kwargs, PLAIN if until is None else replace(PLAIN, deadline=until))
         call.replay = replay
-        return self._flow(call)
+        return call
 
     def refused(self, place: int, tokens: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Raise what a call raises that the policy at *place* refuses, or make it the slow way."""
@@ -58,7 +61,7 @@ class Plan:
         try:
             if place == 0:  # nobody stands around it
                 raise error
-            replay = Replay(self, [*tokens, None], error, None, at=self.policies[place])
+            replay = self._refused(place, tokens, error)
             if replay.settle():
                 raise error
             return self.replayed(replay, args, kwargs)
@@ -78,14 +81,18 @@ class Plan:
         try:
             if place == 0:
                 raise error
-            replay = Replay(self, [*tokens, None], error, None, at=self.policies[place])
+            replay = self._refused(place, tokens, error)
             if replay.settle():
                 raise error
-            return await self.areplayed(replay, args, kwargs)
+            request = self._request(replay, args, kwargs)
+            return drive.unwrap(await wrap.arun(self._flow(request), request))
         finally:
             if replay is not None:
                 replay.close()
             del error, replay
+
+    def _refused(self, place: int, tokens: list[Any], error: Exception) -> Replay:
+        return Replay(self, [*tokens, None], error, None, self.policies[place], current_deadline())
 
     def _refusal(self, place: int) -> Exception | None:
         refuse = self.hots[place].refuse

@@ -105,11 +105,8 @@ _WORD: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(?![\w.])")
 """A name that is used itself."""
 
 
-def source(
-    signature: Signature, hots: list[Hot], for_deadline: bool, for_coroutine: bool, for_trio: bool
-) -> str:
-    """Return the text for a function and policies, put together once for each kind of both."""
-    flags = {"for_deadline": for_deadline, "for_coroutine": for_coroutine, "for_trio": for_trio}
+def source(signature: Signature, hots: list[Hot], **flags: bool) -> str:
+    """Return what `text.hot` does, put together once for each kind of function and policies."""
     key = (signature.head, *flags.values(), *[hot.shape for hot in hots])
     known = _sources.get(key)
     if known is None:
