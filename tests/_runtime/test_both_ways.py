@@ -249,6 +249,16 @@ def state(retry, breaker, limiter, places, budget):
     },
     [("call within a call", ["bad", "timeout"])],
 )  # fmt: skip
+@example(  # a call under way keeps the settings that it began with
+    {
+        "breaker": {"consecutive_failures": 2}, "attempts": 1, "budget": "none", "burst": 50, "limit": 2,
+        "order": "retry first", "is_async": False,
+    },
+    [
+        ("call", ["bad"]), ("call", ["bad"]), ("call within a call", ["bad"]),
+        ("reconfigure within a call", ["bad"]), ("reset", None), ("call within a call", ["bad"]),
+    ],
+)  # fmt: skip
 def test_both_ways_everything_is_the_same(given_settings, schedule):
     generated = history(given_settings, schedule)
     with patch.object(compiling, "is_on", lambda: False):

@@ -203,9 +203,7 @@ class Wrapper:
                     objects[f"limit_{place}"] = hot.limit
         if self._signature.takes(objects):
             objects = {self._signature.own(name): value for name, value in objects.items()}
-        code, by_name = templates.template(source, frozenset(objects))
-        for name in by_name:
-            namespace[name] = objects[name]
+        code = templates.template(source, frozenset(objects))
         linecache.cache[self._filename] = (len(source), None, templates.lines(source), self._filename)
         return made_in, templates.filled(code, objects, self._filename)
 
