@@ -303,5 +303,6 @@ ROWS = (
     Row("Pipeline.standard", lambda: Pipeline.standard("bench", total_timeout=10.0), is_late=True),
     Row("policy.call(fn, ...)", CircuitBreaker, use=by_hand, statement=BY_HAND),
     Row("a deadline in force", CircuitBreaker, scope=in_time, is_late=True),
+    Row("timeout, a deadline in force", partial(Timeout, 10.0), scope=in_time, is_late=True),
 )
 """Every row of the table of gates."""

@@ -32,10 +32,6 @@ class Cancellable(Protocol):
         """Cancel the task."""
         ...
 
-    def uncancel(self) -> int:
-        """Take one cancellation back; return how many are left."""
-        ...
-
 
 class Cuts:
     """
@@ -76,7 +72,7 @@ class Cuts:
         self._timer = self.loop.call_later(left, self._ring, context=self._context)
         self.next = until
 
-    def ended(self, key: Cancellable, cancels: int, error: BaseException | None) -> bool:
+    def ended(self, key: "asyncio.Task[Any] | Inside", cancels: int, error: BaseException | None) -> bool:
         """
         Take a block out that has ended with *error*, and say whether it did so because its time was up.
 
@@ -136,7 +132,7 @@ class Cut:
 
     Args:
         cuts: Where it is; None if it is nowhere.
-        key: What it is there by.
+        key: What it is there by; None if it is not.
         cancels: How many cancellations its task had to bear when it began.
 
     """
@@ -154,7 +150,7 @@ class Cut:
     ) -> bool:
         cuts, key = self._cuts, self._key
         self._cuts = self._key = None  # no cycle: task -> error -> traceback -> frame -> task
-        return cuts is not None and cuts.ended(key, self._cancels, error)
+        return cuts is not None and key is not None and cuts.ended(key, self._cancels, error)
 
 
 class Loops:
@@ -167,6 +163,8 @@ class Loops:
     """
 
     __slots__ = ("__weakref__", "_known", "_lock", "cuts")
+
+    cuts: Any
 
     def __init__(self) -> None:
         self._after_fork()
@@ -188,7 +186,7 @@ class Loops:
     def _after_fork(self) -> None:
         self._known: dict[int, Cuts] = {}
         self._lock = threading.RLock()
-        self.cuts: Any = NO_QUEUE
+        self.cuts = NO_QUEUE
 
 
 loops: Final = Loops()

@@ -49,6 +49,7 @@ class Timed(bounded):
         if outside is not None and outside < until:
             until, left = outside, outside - now
         self.until = until
+        cuts: Cuts | None
         task: asyncio.Task[Any] | None
         if (
             (cuts := loops.cuts).runner._thread_id != get_ident()
@@ -119,7 +120,7 @@ def _here(until: Seconds, left: Seconds) -> "tuple[Cuts | None, asyncio.Task[Any
     """Return who cuts the current task short, and by which instant of theirs; no task if there is none."""
     loop = asyncio._get_running_loop()
     task = None if loop is None else asyncio.current_task(loop)
-    if task is None:
+    if loop is None or task is None:
         return None, None, until
     cuts = loops.of(loop)
     if cuts is not None:
