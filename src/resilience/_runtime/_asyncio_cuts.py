@@ -169,6 +169,11 @@ class Loops:
     def __init__(self) -> None:
         self._after_fork()
         fork.register(self)
+        _clock.listeners.append(self.forget)
+
+    def forget(self) -> None:
+        """Look again: by another clock a loop may have a time of its own."""
+        self.cuts = NO_QUEUE
 
     def of(self, loop: asyncio.AbstractEventLoop | None) -> Cuts | None:
         """Return the blocks of *loop*; None if there is none, or if it has a time of its own."""
@@ -216,7 +221,7 @@ def cut_at(until: Seconds) -> Cut | None:
 def _here() -> "tuple[Cuts | None, Any]":
     loop = asyncio._get_running_loop()
     cuts = loops.cuts
-    if cuts.loop is not loop or _clock.fake is not None:
+    if cuts.loop is not loop:
         cuts = loops.of(loop)
     task = None if cuts is None else asyncio.current_task()
     return (None if task is None else cuts), task

@@ -97,8 +97,10 @@ class Wrapper:
             "wrapper": self,
         }
         if is_async:
-            # asyncio comes with async functions
-            from resilience._runtime import _asyncio_cuts, _asyncio_queue  # noqa: PLC0415
+            from resilience._runtime import (  # noqa: PLC0415  # asyncio comes with async functions
+                _asyncio_cuts,
+                _asyncio_queue,
+            )
 
             self._namespace |= _asyncio_queue.NAMES | _asyncio_cuts.NAMES
         self._made = self._code(self._namespace)

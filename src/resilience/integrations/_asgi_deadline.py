@@ -100,8 +100,7 @@ class DeadlineMiddleware:
         self._problem_type = problem_type
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        left = self._asked(scope) if scope["type"] == "http" else None
-        if left is None:
+        if scope["type"] != "http" or (left := self._asked(scope)) is None:
             await self.app(scope, receive, send)
             return
         if left <= 0:
