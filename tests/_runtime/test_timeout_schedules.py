@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.doubles import clock_replaced
 from tests.virtual_loop import VirtualLoop
 
-from resilience import CircuitBreaker, Pipeline, Retry, Timeout
+from resilience import CircuitBreaker, Fallback, Pipeline, Retry, Timeout
 from resilience._runtime import _asyncio_cuts, adrive
 from resilience._runtime import compile as compiling
 from resilience.backoff import constant
@@ -23,8 +23,8 @@ TICK = 1 / 16
 LIMITS = [(4,), (8,), (8, 4), (12, 8, 4)]
 """How many ticks calls may take; the outermost policy's first."""
 
-MADE = [*LIMITS, (), ("again",), ("again", 4), (8, "again", 4)]
-"""How many ticks calls may take that policies bound, and where they are repeated."""
+MADE = [*LIMITS, (), ("again",), ("again", 4), (8, "again", 4), ("else", 12)]
+"""How many ticks calls may take that policies bound, and where they are repeated or replaced."""
 
 
 def blocks(perform):
@@ -48,14 +48,29 @@ def blocks(perform):
 
 def policies(perform):
     """Return what bounds calls of *perform*, and the policies that do it."""
-    made = [[again() if each == "again" else Timeout(each * TICK) for each in limits] for limits in MADE]
-    calls = [Pipeline(f"limits {n}", CircuitBreaker(), *each)(perform) for n, each in enumerate(made)]
+    others = {"again": again, "else": instead}
+    made = [
+        [others[each]() if each in others else Timeout(each * TICK) for each in limits] for limits in MADE
+    ]
+    for each in made:
+        each.insert(1 if each and isinstance(each[0], Fallback) else 0, CircuitBreaker())
+    calls = [Pipeline(f"limits {n}", *each)(perform) for n, each in enumerate(made)]
     return calls, [limit for each in made for limit in each if isinstance(limit, Timeout)]
 
 
 def again():
     """Return what calls up to three times, with 2 ticks between two calls."""
     return Retry(attempts=3, backoff=constant(2 * TICK), budget=None)
+
+
+def instead():
+    """Return what gives another result when a call fails, after a tick."""
+
+    async def other(outcome):
+        await asyncio.sleep(TICK)
+        return "another"
+
+    return Fallback(handler=other)
 
 
 class Failed(Exception):
@@ -206,6 +221,7 @@ COVERED = [(0, [("within", 1, [("call", 0, [("call", 1, [("fail",)])])])], [])]
 
 @given(tasks_of(late(ENDS)))
 @example(COVERED)
+@example([(0, [("within", 2, [("call", 8, [("clean", [("sleep", 9)], "fail", 0)])])], [])])
 def test_generated_code_keeps_deadlines_as_flows_do(tasks):
     generated = history(policies, tasks)
     with patch.object(compiling, "is_on", lambda: False):

@@ -88,23 +88,15 @@ class Cuts:
 
     def _ring(self) -> None:
         self._timer, self.next = None, inf
-        now, nearest = self.now(), inf
-        late: list[Cancellable] = []
-        for key, until in self.at.items():
-            if until <= now:
-                late.append(key)
-            elif until < nearest:
-                nearest = until
-        late.reverse()
+        nearest = now = self.now()
         try:
-            while late:
-                key = late.pop()
-                del self.at[key]
-                key.cancel()
-        finally:  # interrupted, it still rings for the others
+            # A copy: the collector may close a coroutine meanwhile, which takes itself out.
+            for key in [key for key, until in self.at.copy().items() if until <= now]:
+                if self.at.pop(key, None) is not None:
+                    key.cancel()
+            nearest = min(self.at.values(), default=inf)
+        finally:  # interrupted, it rings again at once
             self._rests = now + len(self.at) // 1000 * REST
-            if late:
-                nearest = now
             if nearest < inf:
                 self.arm(nearest)
 
