@@ -48,7 +48,10 @@ EXACT = "the function's own signature"
 GENERIC = "any signature (`*a, **k`): the reference"
 
 BLOCKS = {
-    "is a deadline in force? asked once deadlines are in use": (f"if block() is not None: {LEAVE}", ""),
+    "is a deadline in force? asked once deadlines are in use": (
+        f"deadline = block()\nif deadline is not None: {LEAVE}",
+        "",
+    ),
     "one count in a slot": ("", "state.n += 1"),
     "one count in a dict": ("", 'counts["success"] += 1'),
     "one clock read, looked up so that tests can replace it": ("began = clock.monotonic()", ""),

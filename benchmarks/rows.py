@@ -306,5 +306,6 @@ ROWS = (
     Row("policy.call(fn, ...)", CircuitBreaker, 6, 6, use=by_hand, statement=BY_HAND),
     Row("pipeline.call(fn, ...)", whole, use=by_hand, statement=BY_HAND),
     Row("a deadline in force", CircuitBreaker, scope=in_time, is_late=True),
+    Row("timeout, a deadline in force", partial(Timeout, 10.0), scope=in_time, is_late=True),
 )
 """Every row of the table of gates."""

@@ -26,7 +26,7 @@ from resilience import (
 from resilience._runtime import adrive, drive
 from resilience._runtime import compile as compiling
 from resilience.backoff import constant
-from resilience.deadline import check_deadline, current_deadline, remaining
+from resilience.deadline import check_deadline, current_deadline, deadline, remaining
 from resilience.limits import Aimd, Vegas
 from resilience.testing import FakeClock
 
@@ -57,6 +57,9 @@ OUTCOMES = {
 SLOW = 0.4
 """Seconds that take the time of the inner limit up, and three times that of the outer one."""
 
+DEADLINES = [0.01, 0.1, 0.35, 0.9, 20.0]
+"""Seconds: less than any call takes, less than a retry waits, and less than, between and more than the limits."""
+
 LIMITS = {
     "none": lambda: ([], []),
     "outer": lambda: ([Timeout(1.0, name="outer")], []),
@@ -75,6 +78,7 @@ outcomes = st.lists(st.sampled_from(sorted(OUTCOMES)), min_size=1, max_size=4)
 steps = st.one_of(
     st.tuples(st.just("call"), outcomes),
     st.tuples(st.just("call within a call"), outcomes),
+    st.tuples(st.just("call within a deadline"), st.tuples(outcomes, st.sampled_from(DEADLINES))),
     st.tuples(st.just("wait"), st.sampled_from([0.0, 0.05, 0.3, 1.0, 4.0])),
     st.tuples(st.just("pin"), st.integers(1, 3)),
     st.tuples(st.just("unpin"), st.none()),
@@ -210,6 +214,12 @@ def history(given_settings, schedule):
             elif kind == "call within a call":
                 inside.append(lambda outcomes=value: call(outcomes))
                 call(["good"], is_async=given_settings["is_async"])
+            elif kind == "call within a deadline":
+                outcomes, seconds = value
+                with deadline(seconds):
+                    call(outcomes, is_async=given_settings["is_async"])
+                    seen.append(remaining())
+                    call(["good"], is_async=given_settings["is_async"])
             elif kind == "wait":
                 clock.advance(value)
             elif kind == "pin":
@@ -283,6 +293,16 @@ def state(retry, breaker, limiter, places, budget):
         "order": "retry first", "is_async": False,
     },
     [("call within a call", ["bad", "timeout"])],
+)  # fmt: skip
+@example(  # a call under way keeps the settings that it began with
+    {
+        "breaker": {"consecutive_failures": 2}, "attempts": 1, "budget": "none", "burst": 50, "limit": 2,
+        "order": "retry first", "is_async": False,
+    },
+    [
+        ("call", ["bad"]), ("call", ["bad"]), ("call within a call", ["bad"]),
+        ("reconfigure within a call", ["bad"]), ("reset", None), ("call within a call", ["bad"]),
+    ],
 )  # fmt: skip
 def test_both_ways_everything_is_the_same(given_settings, schedule):
     generated = history(given_settings, schedule)
@@ -381,7 +401,8 @@ def test_a_block_counts_and_decides_like_a_call(name, schedule):
     assert course(GATES[name], "async, block", schedule) == single
 
 
-def test_the_schedules_run_generated_code():
+@pytest.mark.parametrize("within", [None, 5.0, 0.5, 0.2])
+def test_the_schedules_run_generated_code(within):
     with FakeClock():
         pipeline, *_ = make(
             {
@@ -391,7 +412,8 @@ def test_the_schedules_run_generated_code():
         )  # fmt: skip
         guarded = pipeline(lambda: 7)
         guarded()  # the first call comes before its code
-        with patch.object(drive, "run", side_effect=AssertionError("driven as a flow")):
+        with patch.object(drive, "run", side_effect=AssertionError("driven as a flow")), deadline(within):
+            guarded()  # and another one before that of a process which knows deadlines
             assert guarded() == 7
 
 

@@ -1,12 +1,26 @@
 """How long a request has: what it says, what is granted, and what happens when the time is up."""
 
+import asyncio
+import gc
 import json
 import math
+import weakref
 
 import pytest
+from tests.runtimes import AsyncioRuntime
 
-from resilience import ConfigError, DeadlineExceededError, Timeout, current_deadline, deadline, remaining
+from resilience import (
+    CircuitBreaker,
+    ConfigError,
+    DeadlineExceededError,
+    Timeout,
+    current_deadline,
+    deadline,
+    remaining,
+)
+from resilience._runtime._asyncio_cuts import loops
 from resilience.integrations.asgi import DeadlineMiddleware
+from resilience.testing import FakeClock
 
 from .asgi_server import Exchange, answer, answering, begin, end
 
@@ -240,3 +254,140 @@ def test_headers_may_come_from_anything_that_can_be_gone_through_once():
     assert DeadlineMiddleware(answering(), headers=(name for name in ["X-Time"]))._headers.keys() == {
         b"x-time"
     }
+
+
+# --- on asyncio, where requests share a timer with the calls that they make ------------------------------------------
+
+
+def request(app, timeout="20m"):
+    """Return an exchange, and the coroutine of its request under a deadline."""
+    exchange = Exchange(AsyncioRuntime(), headers={"X-Request-Timeout": timeout})
+    return exchange, exchange.run(DeadlineMiddleware(app))
+
+
+def test_a_request_that_ends_in_time_leaves_nothing_behind():
+    async def body():
+        exchange, run = request(answer_slowly, "30S")
+        await run
+        return exchange.status, loops.cuts.at, current_deadline()
+
+    assert asyncio.run(body()) == (200, {}, None)
+
+
+async def answer_slowly(scope, receive, send):
+    await asyncio.sleep(0)
+    await answer(send)
+    await asyncio.sleep(0)
+
+
+async def hang(scope, receive, send):
+    await asyncio.Event().wait()
+
+
+def test_a_task_that_was_cancelled_before_is_cut_short_alike():
+    async def body():
+        asyncio.current_task().cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        exchange, run = request(hang)
+        await run
+        return exchange.status, asyncio.current_task().cancelling()
+
+    assert asyncio.run(body()) == (504, 1)
+
+
+def test_a_request_that_is_cancelled_while_it_is_cut_short_stays_cancelled():
+    async def app(scope, receive, send):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            asyncio.current_task().cancel()
+
+    exchange, run = request(app)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run)
+    assert exchange.status is None
+
+
+def test_a_guarded_call_in_a_request_is_cut_short_with_it():
+    seen = []
+
+    @CircuitBreaker("stock")
+    async def fetch():
+        seen.append(remaining())
+        await asyncio.Event().wait()
+
+    async def app(scope, receive, send):
+        await fetch()
+
+    async def body():
+        statuses = []
+        for _ in range(2):
+            exchange, run = request(app)
+            await run
+            statuses.append(exchange.status)
+        return statuses, asyncio.current_task().cancelling(), loops.cuts.at
+
+    assert asyncio.run(body()) == ([504, 504], 0, {})
+    assert all(0.0 < left <= 0.02 for left in seen)
+
+
+def test_a_call_that_sends_the_end_of_the_answer_still_has_its_deadline():
+    async def app(scope, receive, send):
+        @Timeout(30.0)
+        async def work():
+            await answer(send)
+            await asyncio.Event().wait()
+
+        with pytest.raises(DeadlineExceededError):
+            await work()
+        seen.append(remaining())
+
+    seen = []
+    exchange, run = request(app)
+    asyncio.run(run)
+    assert (exchange.status, seen) == (200, [None])
+
+
+def test_the_nearer_of_two_deadlines_ends_a_request():
+    async def body():
+        exchange = Exchange(AsyncioRuntime(), headers={"X-Request-Timeout": "20m"})
+        await exchange.run(DeadlineMiddleware(DeadlineMiddleware(hang), headers=[], default=30.0))
+        return exchange.status, loops.cuts.at
+
+    assert asyncio.run(body()) == (504, {})
+
+
+def test_requests_in_one_loop_after_the_other_have_deadlines():
+    statuses = []
+    for _ in range(3):
+        exchange, run = request(hang)
+        asyncio.run(run)
+        statuses.append(exchange.status)
+    assert statuses == [504, 504, 504]
+
+
+def test_a_fake_clock_does_not_keep_a_request_from_being_cut_short():
+    with FakeClock():
+        exchange, run = request(hang)
+        asyncio.run(run)
+    assert exchange.status == 504
+
+
+def test_a_request_that_failed_needs_no_collector():
+    async def app(scope, receive, send):
+        raise KeyError
+
+    async def body():
+        _, run = request(app, "30S")
+        task = asyncio.create_task(run)
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), KeyError)
+        return weakref.ref(task)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(body())() is None
+    finally:
+        gc.enable()

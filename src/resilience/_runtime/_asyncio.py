@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from resilience import _clock
-from resilience._runtime import adrive
+from resilience._runtime import _asyncio_cuts, adrive
 from resilience._runtime.flow import Child, Flow, Spawn, Waiter
 from resilience.deadline import bounded
 from resilience.outcome import Outcome
@@ -38,8 +38,23 @@ class _Asyncio:
 
     async def bound(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
         try:
+            if _asyncio_cuts.covers(until):
+                return await adrive.run(flow)
             async with _Limit(until):
                 with bounded(until):
+                    return await adrive.run(flow)
+            return None
+        finally:
+            flow.close()
+
+    async def within(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
+        try:
+            cut = _asyncio_cuts.cut_at(until)
+            if cut is None:
+                async with _Limit(until):
+                    return await adrive.run(flow)
+            else:
+                with cut:
                     return await adrive.run(flow)
             return None
         finally:

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from resilience import _clock
 from resilience._runtime.hot import Limit
+from resilience.deadline import Block, bounded
 from resilience.deadline import _innermost as block
-from resilience.deadline import bounded
 from resilience.typing import Seconds
 
 
@@ -35,6 +35,26 @@ class _Runner:
         return get_ident() if asyncio._get_running_loop() is self._loop else None
 
 
+def runner_of(loop: asyncio.AbstractEventLoop) -> Any:
+    """Return what knows which thread runs *loop* at present."""
+    return loop if hasattr(loop, "_thread_id") else _Runner(loop)
+
+
+class Outlasted:
+    """
+    Calls whose callers' deadlines come first: nothing ends them here.
+
+    Attributes:
+        began: For each task in here, when its call began.
+
+    """
+
+    __slots__ = ("began",)
+
+    def __init__(self) -> None:
+        self.began: dict[asyncio.Task[Any], Seconds] = {}
+
+
 class Queue:
     """
     The calls under way in one event loop that all may take *seconds*, in the order in which they began.
@@ -48,18 +68,20 @@ class Queue:
         began: For each task in here, when its call began. One that is gone before its call has ended was
             cancelled because its time was up.
         is_armed: Whether the timer is running.
+        outlasted: Calls that must end before they have taken so long.
 
     """
 
-    __slots__ = ("_context", "began", "is_armed", "loop", "runner", "seconds")
+    __slots__ = ("_context", "began", "is_armed", "loop", "outlasted", "runner", "seconds")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: Seconds) -> None:
         self._context = Context()  # that of the call which arms the timer would live as long as calls come
         self.loop = loop
-        self.runner: Any = loop if hasattr(loop, "_thread_id") else _Runner(loop)
+        self.runner = runner_of(loop)
         self.seconds = seconds
         self.began: dict[asyncio.Task[Any], Seconds] = {}
         self.is_armed = False
+        self.outlasted = Outlasted()
 
     def arm(self) -> None:
         """Let the timer run for a call that begins now, and for those after it."""
@@ -94,6 +116,7 @@ def end_of_time(
     cancels: int,
     error: BaseException,
     until: Seconds,
+    outer: Block | None,
     limits: Iterable[tuple[Limit, Queue]],
 ) -> tuple[Exception | None, object]:
     """
@@ -104,13 +127,14 @@ def end_of_time(
         cancels: How many cancellations it had to bear when the call began.
         error: What came out of the function.
         until: The deadline that was set for the function.
+        outer: The block in force before.
         limits: The policies that bound its time, each with its queue, the innermost first.
 
     Returns:
         The failure, or None if the call was cut short; and the policy whose time was used up, or None.
 
     """
-    _take_out(until)
+    _take_out(until, outer)
     at: object = None
     for limit, queue in limits:
         if queue.began.pop(task, None) is None and task.uncancel() <= cancels:
@@ -121,7 +145,7 @@ def end_of_time(
     return (error if isinstance(error, Exception) else None), at
 
 
-def _take_out(until: Seconds) -> None:
+def _take_out(until: Seconds, outer: Block | None) -> None:
     # As `bounded` does it: a generator may have left its own block open, and a coroutine may be closed in a
     # context that never saw this one.
     inner, here = None, block.get()
@@ -130,9 +154,9 @@ def _take_out(until: Seconds) -> None:
     if here is not until:
         return
     if inner is None:
-        block.set(None)
+        block.set(outer)
     else:
-        inner.outer = None
+        inner.outer = outer
 
 
 def _tell(error: BaseException) -> None:
@@ -156,14 +180,14 @@ def _insert(error: BaseException) -> None:
 
 
 if sys.version_info >= (3, 12):
-    _task_of: Any = asyncio.current_task
+    task_of: Any = asyncio.current_task
 else:  # there it is a function in Python, which looks into this dict
-    _task_of = vars(asyncio.tasks)["_current_tasks"].get
+    task_of = vars(asyncio.tasks)["_current_tasks"].get
 
 NAMES: Final[dict[str, object]] = {
     "end_of_time": end_of_time,
     "running_loop": asyncio._get_running_loop,  # None where no loop runs, as in a trio task
-    "task_of": _task_of,
+    "task_of": task_of,
     "thread": get_ident,
 }
 """What generated code needs of asyncio."""

@@ -31,10 +31,13 @@ class _Trio:
             waiter.signal = None
 
     async def bound(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
+        with bounded(until):
+            return await self.within(flow, until)
+
+    async def within(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
         try:
             async with _Limit(until):
-                with bounded(until):
-                    return await adrive.run(flow)
+                return await adrive.run(flow)
             return None
         finally:
             flow.close()

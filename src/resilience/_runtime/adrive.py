@@ -48,7 +48,11 @@ class Backend(Protocol):
         ...
 
     async def bound(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
-        """Run *flow* and cancel it at *until*."""
+        """Run *flow* and cancel it at *until*, which becomes its deadline."""
+        ...
+
+    async def within(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
+        """Run *flow* and cancel it at *until*, the deadline in force."""
         ...
 
     def limit(self, until: Seconds) -> Limit:

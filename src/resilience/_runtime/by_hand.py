@@ -45,8 +45,7 @@ def generated(policy: Policy, name: str, *, is_async: bool) -> Callable[..., Any
     head, _, body = source.partition("\n")
     source = "\n".join([head, *(f"{INDENT}{each} = policy" for each in own), body])
     objects = {name: value for name, value in objects.items() if value is not policy}
-    code, by_name = templates.template(source, frozenset(objects))
-    namespace |= {name: objects[name] for name in by_name}
+    code = templates.template(source, frozenset(objects))
     return FunctionType(templates.filled(code, objects, f"<resilience {name}>"), namespace)
 
 

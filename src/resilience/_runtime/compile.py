@@ -30,10 +30,11 @@ from resilience._runtime.policy import Binding, Policy
 from resilience._runtime.text import Signature
 from resilience.deadline import _innermost as block
 from resilience.deadline import usage
+from resilience.errors import DeadlineExceededError
 
 _numbers = itertools.count(1)
 
-_BUILTINS: Final = ("BaseException", "Exception", "KeyError", "isinstance", "type")
+_BUILTINS: Final = ("BaseException", "Exception", "KeyError", "float", "isinstance", "type")
 """Builtins that the text uses."""
 
 
@@ -158,7 +159,7 @@ class Wrapper:
         if hots is None or has_fake_timers(hots, is_async=self._signature.is_async):
             source = text.plain(self._signature)
             linecache.cache[self._filename] = (len(source), None, templates.lines(source), self._filename)
-            code, _ = templates.template(source, frozenset())
+            code = templates.template(source, frozenset())
             return made_in, code.replace(co_filename=self._filename)
         inside = partial(_inside, self._policy, self._name, self._fn, self._signature)
         plan = Plan(hots, self._policy.flow_for(self._name), self._fn, self._slow, made_in, inside)
@@ -175,9 +176,7 @@ def _code(
     objects["plan"] = plan
     if signature.takes(objects):
         objects = {signature.own(name): value for name, value in objects.items()}
-    code, by_name = templates.template(source, frozenset(objects))
-    for name in by_name:
-        namespace[name] = objects[name]
+    code = templates.template(source, frozenset(objects))
     linecache.cache[filename] = (len(source), None, templates.lines(source), filename)
     return templates.filled(code, objects, filename)
 
@@ -228,14 +227,18 @@ def names(*, is_async: bool) -> dict[str, Any]:
     found = {
         "block": block.get,
         "CoroutineType": CoroutineType,
+        "DeadlineExceededError": DeadlineExceededError,
         "reject": _reject,
         "Replay": Replay,
         "set_block": block.set,
     }
     if is_async:
-        from resilience._runtime import _asyncio_queue  # noqa: PLC0415  # asyncio comes with async functions
+        from resilience._runtime import (  # noqa: PLC0415  # asyncio comes with async functions
+            _asyncio_cuts,
+            _asyncio_queue,
+        )
 
-        found |= _asyncio_queue.NAMES
+        found |= _asyncio_queue.NAMES | _asyncio_cuts.NAMES
     return found
 
 
@@ -257,7 +260,15 @@ def written_out(
     trio = sys.modules.get("trio")
     if trio is not None:
         namespace[signature.own("in_trio_task")] = trio.lowlevel.in_trio_task
-    source = templates.source(signature, shapes, usage.used, looks, trio is not None, is_inner=is_inner)
+    source = templates.source(
+        signature,
+        shapes,
+        for_deadline=usage.used,
+        for_coroutine=looks,
+        for_trio=trio is not None,
+        for_fake=signature.is_async and _clock.fake is not None,
+        is_inner=is_inner,
+    )
     objects: dict[str, object] = {}
     for place, hot in enumerate(shapes, 1):
         for name, value in hot.names.items():

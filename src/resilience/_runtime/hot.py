@@ -277,19 +277,26 @@ class Replay:
         error: What the attempt failed with.
         began: Instant at which the call began, or None if nobody looked.
         at: The policy within which everything is over, so that the outcome is its; None for the function.
+        deadline: The caller's deadline, or None.
         outcome: How the attempt ended; None once somebody has found it.
         place: That of the policy which could not take its part; -1 if there was none.
 
     """
 
-    __slots__ = ("_context", "at", "began", "error", "outcome", "place", "plan", "tokens")
+    __slots__ = ("_context", "at", "began", "deadline", "error", "outcome", "place", "plan", "tokens")
 
     def __init__(
-        self, plan: Doing, tokens: list[Any], error: Exception, began: Seconds | None, at: object = None
+        self,
+        plan: Doing,
+        tokens: list[Any],
+        error: Exception,
+        began: Seconds | None,
+        at: object = None,
+        deadline: Seconds | None = None,
     ) -> None:
         self.tokens: Any = tokens  # first, so that whoever closes this one finds them
         self.plan = plan
-        self.error, self.began, self.at = error, began, at
+        self.error, self.began, self.at, self.deadline = error, began, at, deadline
         self._context = error.__context__
         self.outcome: Any = Outcome(error=error)
         self.place = -1

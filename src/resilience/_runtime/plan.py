@@ -8,14 +8,16 @@ they gave out, and the outcome.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
-from resilience._runtime import drive
+from resilience._runtime import drive, wrap
 from resilience._runtime.attempt import attempt_scope, current_attempt, innermost
-from resilience._runtime.flow import Call, Flow, Inner
+from resilience._runtime.flow import PLAIN, Call, Inner
 from resilience._runtime.hot import Again, Ended, Hot, Progress, Replay, epoch
 from resilience._runtime.inside import MakeInside, value_or_ended
 from resilience._runtime.policy import Policy
+from resilience.deadline import current_deadline
 from resilience.outcome import Outcome
 
 
@@ -68,8 +70,9 @@ class Plan:
     def replayed(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Go on with a call whose first attempt has failed."""
         place = replay.place
-        if place != self._place and not self._knows_inside(place):
-            return self._ended(drive.run(self._request(replay, args, kwargs)))
+        # A flow knows what a deadline leaves time for.
+        if replay.deadline is not None or (place != self._place and not self._knows_inside(place)):
+            return self._ended(drive.run(self._flow(self._request(replay, args, kwargs))))
         progress, value = self._again(replay.tokens, place, replay.outcome, replay.began), None
         try:
             while (delay := progress.delay) is not None:
@@ -102,15 +105,15 @@ class Plan:
             del progress, value  # no cycle: error -> traceback -> frame that knows the error
         if is_over:
             return self._ended(replay.over())
-        return self._ended(drive.run(self._request(replay, args, kwargs)))
+        return self._ended(drive.run(self._flow(self._request(replay, args, kwargs))))
 
     async def areplayed(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do as `replayed` does, in this task."""
         from resilience._runtime import adrive  # noqa: PLC0415  # imported with the first async function
 
         place = replay.place
-        if place != self._place and not self._knows_inside(place):
-            return self._ended(await adrive.run(self._request(replay, args, kwargs)))
+        if replay.deadline is not None or (place != self._place and not self._knows_inside(place)):
+            return self._ended(await adrive.run(self._flow(self._request(replay, args, kwargs))))
         progress, value = self._again(replay.tokens, place, replay.outcome, replay.began), None
         try:
             while (delay := progress.delay) is not None:
@@ -142,7 +145,7 @@ class Plan:
             del progress, value
         if is_over:
             return self._ended(replay.over())
-        return self._ended(await adrive.run(self._request(replay, args, kwargs)))
+        return self._ended(await adrive.run(self._flow(self._request(replay, args, kwargs))))
 
     def _knows_inside(self, place: int) -> bool:
         """
@@ -175,10 +178,11 @@ class Plan:
         replay.go_on(outcome, self.policies[self._place])
         return outcome.error is not None and replay.settle()
 
-    def _request(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow:
-        call = Call(self._fn, args, kwargs)
+    def _request(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        until = replay.deadline
+        call = Call(self._fn, args, kwargs, PLAIN if until is None else replace(PLAIN, deadline=until))
         call.replay = replay
-        return self._flow(call)
+        return call
 
     def refused(self, place: int, tokens: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Raise what a call raises that the policy at *place* refuses, or make it the slow way."""
@@ -189,7 +193,7 @@ class Plan:
         try:
             if place == 0 and not self.is_inner:  # nobody stands around it
                 raise error
-            replay = Replay(self, [*tokens, None], error, None, at=self.policies[place])
+            replay = self._refused(place, tokens, error)
             if replay.settle():
                 return self._ended(replay.over())
             return self.replayed(replay, args, kwargs)
@@ -209,14 +213,20 @@ class Plan:
         try:
             if place == 0 and not self.is_inner:
                 raise error
-            replay = Replay(self, [*tokens, None], error, None, at=self.policies[place])
+            replay = self._refused(place, tokens, error)
             if replay.settle():
                 return self._ended(replay.over())
-            return await self.areplayed(replay, args, kwargs)
+            if replay.deadline is None:
+                return await self.areplayed(replay, args, kwargs)
+            request = self._request(replay, args, kwargs)
+            return self._ended(await wrap.arun(self._flow(request), request))
         finally:
             if replay is not None:
                 replay.close()
             del error, replay
+
+    def _refused(self, place: int, tokens: list[Any], error: Exception) -> Replay:
+        return Replay(self, [*tokens, None], error, None, self.policies[place], current_deadline())
 
     def _refusal(self, place: int) -> Exception | None:
         refuse = self.hots[place].refuse
@@ -230,7 +240,7 @@ class InnerPlan(Plan):
 
     __slots__ = ()
 
-    def _request(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow:
+    def _request(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         call = Call(self._fn, args, kwargs, current_attempt())
         call.replay = replay
-        return self._flow(call)
+        return call

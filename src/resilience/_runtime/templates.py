@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any, Final
 
 from resilience._runtime import text
@@ -53,32 +53,34 @@ def defaults_of(fn: Callable[..., Any]) -> tuple[tuple[Any, ...] | None, dict[st
 
 
 MARK: Final = "@"
-"""What the name of an object begins with where the object itself will stand, as a constant."""
+"""
+What the name of an object begins with where the object itself will stand, as a constant. Alone it stands for
+an object that has them all as attributes.
+"""
 
-_templates: Final[dict[tuple[str, frozenset[str]], tuple[CodeType, frozenset[str]]]] = {}
+_templates: Final[dict[tuple[str, frozenset[str]], CodeType]] = {}
 
 
-def template(written: str, names: frozenset[str]) -> tuple[CodeType, frozenset[str]]:
+def template(written: str, names: frozenset[str]) -> CodeType:
     """
     Compile *written*, once for each text; *names* of objects in it become constants that are put in later.
 
-    As constants the objects live as long as the code. Only where their attributes are used: the compiler
-    believes that it knows whether a constant is true, and warns of one that is called. The others are
-    returned; they are looked up by name.
+    As constants the objects live as long as the code, and a call that is under way when something changes
+    keeps those that it began with. One of which no attribute is used is itself an attribute of a constant:
+    the compiler believes that it knows whether a constant is true, and warns of one that is called.
     """
     key = (written, names)
     known = _templates.get(key)
     if known is None:
-        by_name = {name for name in _WORD.findall(written) if name in names}
-
         # In the text, since not every Python can take two threads that parse into objects of ``ast``.
         def constant(found: re.Match[str]) -> str:
-            name = found[1]
-            return f"'{MARK}{name}'." if name in names else found[0]
+            name, dot = found[1], found[2]
+            if name not in names:
+                return found[0]
+            return f"'{MARK}{name}'." if dot else f"'{MARK}'.{name}"
 
-        module = compile(_OWNER.sub(constant, written), "<resilience>", "exec")
-        code = next(each for each in module.co_consts if isinstance(each, CodeType))
-        known = code, frozenset(by_name)
+        module = compile(_NAME.sub(constant, written), "<resilience>", "exec")
+        known = next(each for each in module.co_consts if isinstance(each, CodeType))
         if len(_templates) < MOST_TEMPLATES:
             _templates[key] = known
     return known
@@ -87,40 +89,25 @@ def template(written: str, names: frozenset[str]) -> tuple[CodeType, frozenset[s
 @lru_cache(MOST_TEMPLATES)
 def stub(signature: Signature) -> CodeType:
     """Return the code of a function before there is any for it, or after that has become old."""
-    return template(text.stub(signature), frozenset())[0]
+    return template(text.stub(signature), frozenset())
 
 
 def filled(code: CodeType, objects: Mapping[str, object], filename: str) -> CodeType:
     """Return *code* with *objects* where their names stand, as if it stood in a file of that name."""
+    all_of_them = {"": SimpleNamespace(**objects), **objects}
     consts = [
-        objects[each[1:]] if isinstance(each, str) and each[:1] == MARK else each for each in code.co_consts
+        all_of_them[each[1:]] if isinstance(each, str) and each[:1] == MARK else each
+        for each in code.co_consts
     ]
     return code.replace(co_consts=tuple(consts), co_filename=filename)
 
 
-_OWNER: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)\.(?=[A-Za-z_])")
-"""A name, of which an attribute is used."""
-
-_WORD: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(?![\w.])")
-"""A name that is used itself."""
+_NAME: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(\.(?=[A-Za-z_]))?")
+"""A name, and the dot behind it if an attribute is used."""
 
 
-def source(
-    signature: Signature,
-    hots: Sequence[Hot],
-    for_deadline: bool,
-    for_coroutine: bool,
-    for_trio: bool,
-    *,
-    is_inner: bool = False,
-) -> str:
-    """Return the text for a function and policies, put together once for each kind of both."""
-    flags = {
-        "for_deadline": for_deadline,
-        "for_coroutine": for_coroutine,
-        "for_trio": for_trio,
-        "is_inner": is_inner,
-    }
+def source(signature: Signature, hots: Sequence[Hot], **flags: bool) -> str:
+    """Return what `text.hot` does, put together once for each kind of function and policies."""
     key = (signature.head, *flags.values(), *[hot.shape for hot in hots])
     known = _sources.get(key)
     if known is None:

@@ -148,6 +148,7 @@ def hot(
     for_deadline: bool,
     for_coroutine: bool,
     for_trio: bool,
+    for_fake: bool,
     is_inner: bool = False,
 ) -> str:
     """
@@ -159,14 +160,25 @@ def hot(
         for_deadline: Whether to look for a deadline that may be in force.
         for_coroutine: Whether to look, once, whether a plain function returns a coroutine.
         for_trio: Whether to look whether a task of trio calls, which an event loop of asyncio may run, too.
+        for_fake: Whether nobody but a flow can keep a deadline, since time is not real.
         is_inner: Whether it makes the further attempts of a policy around all *parts*: then it returns how
-            the call failed, so that an error which is raised is one of the policies.
+            the call failed, so that an error which is raised is one of the policies. No deadline is in force.
 
     """
     if not (for_deadline or for_coroutine or is_inner) and all(part.hot == NOTHING for part in parts):
         return signature.text([f"return {signature.called}"])
-    body = _Body(signature, parts, for_coroutine=for_coroutine, for_trio=for_trio, is_inner=is_inner)
-    return signature.text(body.lines(for_deadline=for_deadline))
+    body = _Body(
+        signature,
+        parts,
+        for_deadline=for_deadline and not for_fake and not is_inner,
+        for_coroutine=for_coroutine,
+        for_trio=for_trio,
+        is_inner=is_inner,
+    )
+    lines = body.lines()
+    if for_deadline and for_fake:
+        lines = ["if block() is not None:", INDENT + signature.slow, *lines]
+    return signature.text(lines)
 
 
 class _Body:
@@ -177,31 +189,32 @@ class _Body:
         signature: Signature,
         parts: list[Part],
         *,
+        for_deadline: bool,
         for_coroutine: bool,
         for_trio: bool,
         is_inner: bool,
     ) -> None:
         self._signature, self._parts = signature, parts
-        self._for_coroutine, self._for_trio = for_coroutine, for_trio
+        self._for_deadline, self._for_coroutine, self._for_trio = for_deadline, for_coroutine, for_trio
         self._is_inner = is_inner
         self._inner_first = parts[::-1]
         self._timed = [part for part in parts if part.hot.limit is not None]
         self._reads_began = bool(self._timed) or any(part.hot.reads_began for part in parts)
+        self._cuts = for_deadline and signature.is_async
+        self._outer = "outer" if for_deadline and self._timed else "None"
         self._release = [line for part in self._inner_first for line in part.texts(part.hot.release)]
         self._let_go = [line for part in self._inner_first for line in part.texts(part.hot.let_go)]
 
-    def lines(self, *, for_deadline: bool) -> list[str]:
-        lines: list[str] = []
-        if for_deadline:
-            lines += ["if block() is not None:", INDENT + self._signature.slow]
+    def lines(self) -> list[str]:
+        lines = self._look_for_deadline() if self._for_deadline else []
         for part in self._parts:
             for condition in part.texts(part.hot.unless):
                 lines += [f"if {condition}:", INDENT + self._leave(part, [])]
         lines += self._find_queues() if self._signature.is_async else []
+        lines += self._find_cuts() if self._cuts else []
         if self._reads_began:
-            lines.append("began = monotonic()")
-        if self._timed:
-            lines.append(self._nearest.text("until = began + $settings.duration"))
+            lines.append("if deadline is None: began = monotonic()" if self._for_deadline else _BEGAN)
+        lines += self._set_end() if self._timed else []
         taken: list[Part] = []
         for part in self._parts:
             lines += part.texts(part.hot.take)
@@ -214,7 +227,16 @@ class _Body:
             taken.append(part)
         lines += ["try:", *_indented(self._attempt())]
         lines += self._endings()
-        return lines + self._after_failure()
+        if not self._cuts:
+            return lines + self._after_failure()
+        return [
+            *lines,
+            "if failure is not None:",
+            f"{INDENT}with Cut(cuts, key, cancels):",
+            f"{INDENT}{INDENT}key = None",
+            *_indented(_indented(self._after_failure())),
+            "raise DeadlineExceededError(started=True)",
+        ]
 
     def _leave(self, part: Part, taken: list[Part]) -> str:
         """Return what is done where *part* does not let the call pass."""
@@ -234,6 +256,53 @@ class _Body:
         )
 
     # Limits of time
+
+    def _look_for_deadline(self) -> list[str]:
+        outer = "outer = " if self._timed else ""
+        return [
+            f"{outer}deadline = block()",
+            "if deadline is not None:",
+            f"{INDENT}if type(deadline) is not float: deadline = deadline.until",
+            f"{INDENT}if deadline is not None and deadline <= (began := monotonic()):",
+            f"{INDENT}{INDENT}{self._signature.slow}",
+        ]
+
+    def _find_cuts(self) -> list[str]:
+        """Find where the deadline is kept, unless the call that makes this one keeps it already."""
+        if self._timed:
+            loop = self._timed[0].text("$queue.loop")
+            unknown = f"(cuts := loops.cuts).loop is not {loop} and (cuts := loops.of({loop})) is None"
+            found = [
+                f"if {unknown} or task in cuts.at and cuts.at[task] > deadline:",
+                *_indented(["del task", self._signature.slow]),
+                "key = None if task in cuts.at else task",
+            ]
+        else:
+            key = "(key := task_of(cuts.loop)) is None"
+            found = ["if in_trio_task():", INDENT + self._signature.slow] if self._for_trio else []
+            found += [
+                f"if (cuts := loops.cuts).runner._thread_id != thread() or {key}:",
+                f"{INDENT}if (cuts := loops.of(running_loop())) is None or {key}:",
+                *_indented(_indented([self._signature.slow])),
+                "cancels = key.cancelling()",
+                "if key in cuts.at: key = None if cuts.at[key] <= deadline else Nearer(key)",
+            ]
+        none = "key = cuts = None" if self._timed else "key = cuts = cancels = None"
+        found.append("if deadline < cuts.next: cuts.arm(deadline)")
+        return [f"if deadline is None: {none}", f"{ELSE}:", *_indented(found)]
+
+    def _set_end(self) -> list[str]:
+        lines = [self._nearest.text("until = began + $settings.duration")]
+        if not self._for_deadline:
+            return lines
+        if self._signature.is_async:
+            for part in self._timed:
+                lines += [
+                    part.text("if deadline is not None and deadline <= began + $settings.duration:"),
+                    part.text(f"{INDENT}if task in ($queue := $queue.outlasted).began:"),
+                    *_indented(_indented([*self._forget_task, self._signature.slow])),
+                ]
+        return [*lines, "if deadline is not None and deadline < until: until = deadline"]
 
     @property
     def _nearest(self) -> Part:
@@ -269,13 +338,16 @@ class _Body:
     @property
     def _forget_task(self) -> list[str]:
         # Before anything is raised: no cycle task -> error -> traceback -> frame -> task.
-        return ["del task"] if self._timed and self._signature.is_async else []
+        names = [*(["task"] if self._timed else []), *(["key"] if self._for_deadline else [])]
+        return [f"del {', '.join(names)}"] if names and self._signature.is_async else []
 
     def _attempt(self) -> list[str]:
         lines: list[str] = []
         if self._timed and self._signature.is_async:
             queues = [part.text("$queue.began[task]") for part in self._timed]
             lines.append(" = ".join([*queues, "began"]))
+        if self._cuts:
+            lines.append("if key is not None: cuts.at[key] = deadline")
         if self._timed:
             lines.append("set_block(until)")
         kept = "value =" if self._good() else "return"
@@ -285,19 +357,27 @@ class _Body:
         timed = bool(self._timed)
         cut = [*self._release, *self._let_go]
         if timed and self._signature.is_async:
+            entries = f"[{self._entries()}]"
             lines = [
                 "except BaseException as error:",
-                f"{INDENT}failure, at = end_of_time(task, cancels, error, until, [{self._entries()}])",
-                *_indented(self._forget_task),
+                f"{INDENT}failure, at = end_of_time(task, cancels, error, until, {self._outer}, {entries})",
+                f"{INDENT}del task",
                 f"{INDENT}if failure is None:",
-                *_indented(_indented([*cut, "raise"])),
+                *_indented(_indented([*cut, *(self._unless_late if self._cuts else ["raise"])])),
+            ]
+        elif self._cuts:
+            lines = [
+                "except Exception as error:",
+                f"{INDENT}failure = error",
+                "except BaseException as error:",
+                *_indented([*cut, *self._unless_late, "failure = None"]),
             ]
         elif timed:
             lines = [
                 "except Exception as error:",
                 f"{INDENT}failure = error",
                 "except BaseException:",
-                *_indented([*_surely("set_block(None)", cut), "raise"]),
+                *_indented([*_surely(f"set_block({self._outer})", cut), "raise"]),
             ]
         else:
             lines = ["except Exception as error:", f"{INDENT}failure = error"]
@@ -305,6 +385,14 @@ class _Body:
                 lines += ["except BaseException:", *_indented([*cut, "raise"])]
         good = self._good()
         return [*lines, "else:", *_indented([*good, "return value"])] if good else lines
+
+    @property
+    def _unless_late(self) -> list[str]:
+        return [
+            "is_late = key is not None and cuts.ended(key, cancels, error)",
+            "key = None",
+            "if not is_late: raise",
+        ]
 
     def _entries(self) -> str:
         return ", ".join(part.text("($limit, $queue)") for part in reversed(self._timed))
@@ -317,8 +405,14 @@ class _Body:
                     part.text("try: del $queue.began[task]"),
                     "except KeyError: task.uncancel()",
                 ]
+        if self._cuts:
+            lines += [
+                "if key is not None:",
+                f"{INDENT}try: del cuts.at[key]",
+                f"{INDENT}except KeyError: key.uncancel()",
+            ]
         if self._timed:
-            lines += _surely("set_block(None)", self._release)
+            lines += _surely(f"set_block({self._outer})", self._release)
         else:
             lines += self._release
         if self._for_coroutine:
@@ -338,11 +432,12 @@ class _Body:
         began = "began" if self._reads_began else "None"
         go_on = f"{self._signature.awaited}replay.plan.{'a' if self._signature.is_async else ''}replayed"
         at = ", at" if self._timed and self._signature.is_async else ""
+        deadline = ", deadline=deadline" if self._for_deadline else ""
         lines = [
             "replay = None",
             "try:",
-            *([f"{INDENT}set_block(None)"] if self._timed and not self._signature.is_async else []),
-            f"{INDENT}replay = Replay({self._signature.plan}, [{tokens}], failure, {began}{at})",
+            *([f"{INDENT}set_block({self._outer})"] if self._timed and not self._signature.is_async else []),
+            f"{INDENT}replay = Replay({self._signature.plan}, [{tokens}], failure, {began}{at}{deadline})",
             f"{INDENT}if replay.settle():",
             f"{INDENT}{INDENT}{'return replay.ended()' if self._is_inner else 'raise failure'}",
             f"{INDENT}return {go_on}(replay, {self._signature.args})",
@@ -356,6 +451,9 @@ class _Body:
         lines += _indented(close)
         lines.append(f"{INDENT}del failure, replay")  # no cycle: frame -> error -> traceback -> frame
         return lines
+
+
+_BEGAN: Final = "began = monotonic()"
 
 
 def _surely(first: str, then: list[str]) -> list[str]:

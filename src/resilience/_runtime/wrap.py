@@ -196,7 +196,7 @@ async def arun(flow: Flow, request: Call) -> Outcome[Any]:
         return fn(*args, **kwargs)
 
     request.fn = noticed
-    outcome = await adrive.backend().bound(flow, until)
+    outcome = await adrive.backend().within(flow, until)
     return Outcome(error=DeadlineExceededError(started=started)) if outcome is None else outcome
 
 

@@ -1,122 +1,121 @@
-"""How a request is cut short on asyncio."""
+"""One request that has a deadline, from its beginning to its end."""
 
 import asyncio
-import threading
-from asyncio import CancelledError, Task
-from contextvars import Context
-from types import TracebackType
-from typing import Any, Final
+import math
+from collections.abc import Awaitable
+from threading import get_ident
+from typing import Any
 
+from resilience import _clock
+from resilience._runtime._asyncio_cuts import Cuts, loops, task_of
+from resilience.deadline import _innermost as block
+from resilience.deadline import bounded, until_of, usage
+from resilience.errors import DeadlineExceededError
+from resilience.integrations._asgi_messages import Message, Send, ends_answer
 from resilience.typing import Seconds
 
-STEP: Final[Seconds] = 1 / 128
-"""Seconds within which all deadlines of an event loop share a timer, and by which one may be late at most."""
 
-FURTHEST: Final[Seconds] = 60.0
-"""Seconds ahead for which there are timers at most; who has longer is looked at again then. As timers stay,
-those of an hour would be half a million. Source: the longest time that a request has by default."""
-
-_here: Final = threading.local()
-
-
-class Timers:
+class Timed(bounded):
     """
-    The blocks under way in one event loop, by the step in which their time is up.
-
-    Each step has one timer, which stays when nobody needs it any more: to enter a block or to leave it is to
-    put it into a dict or to take it out. Only the loop's own thread uses it.
-
-    Attributes:
-        loop: The event loop.
-
-    """
-
-    __slots__ = ("_context", "_steps", "loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._context = Context()  # not that of the request which sets a timer: it would live as long
-        self._steps: dict[int, dict[Cut, None]] = {}
-
-    def add(self, cut: "Cut", left: Seconds) -> "dict[Cut, None]":
-        """Let *cut* ring when *left* seconds have passed, or sooner, unless taken out of what is returned."""
-        step = int((self.loop.time() + min(left, FURTHEST)) / STEP) + 1  # never early
-        cuts = self._steps.get(step)
-        if cuts is None:
-            cuts = self._steps[step] = {}
-            self.loop.call_at(step * STEP, self._ring, step, context=self._context)
-        cuts[cut] = None
-        return cuts
-
-    def _ring(self, step: int) -> None:
-        cuts = self._steps.pop(step)
-        while cuts:
-            cut, _ = cuts.popitem()
-            cut.ring()
-
-
-def timers_of(loop: asyncio.AbstractEventLoop) -> Timers:
-    """Return the timers of *loop*, which runs in this thread."""
-    timers: Timers | None = getattr(_here, "timers", None)
-    if timers is None or timers.loop is not loop:
-        timers = _here.timers = Timers(loop)  # of another loop: its own timers keep the former ones
-    return timers
-
-
-class Cut:
-    """
-    Cancel the block when *left* seconds have passed, and leave it without an error of its own then.
+    A deadline block that begins at once, is cut short, and ends with the last part of the answer.
 
     Like ``asyncio.timeout``, it cancels once: the application's own cleaning up is not cancelled again. And a
     cancellation by somebody else leaves as it came.
 
+    Args:
+        left: Seconds, > 0, that there are.
+        send: Sends a message of the answer.
+
     Attributes:
-        was_made: Whether the block was cancelled, even if it ended as it liked.
+        has_begun: Whether the answer has begun.
+        has_ended: Whether it is complete.
+        was_cut: Whether the request was cancelled because its time was up, even if it ended as it liked.
 
     """
 
-    __slots__ = ("_cancels", "_cuts", "_left", "_loop", "_task", "_until", "was_made")
+    __slots__ = ("_cancels", "_cuts", "_scope", "_send", "_task", "has_begun", "has_ended", "was_cut")
 
-    _cancels: int
-    _cuts: dict["Cut", None]
-    _until: Seconds
+    def __init__(self, left: Seconds, send: Send) -> None:
+        # What `bounded` does when it is made and entered is done here: two calls less for each request.
+        self.has_begun = self.has_ended = self.was_cut = False
+        self._send = send
+        now = _clock.monotonic()
+        until = now + left
+        self.outer = outer = block.get()
+        outside = None if outer is None else until_of(outer)
+        if outside is not None and outside < until:
+            until, left = outside, outside - now
+        self.until = until
+        cuts: Cuts | None
+        task: asyncio.Task[Any] | None
+        if (cuts := loops.cuts).runner._thread_id != get_ident() or (task := task_of(cuts.loop)) is None:
+            cuts, task, until = _here(until, left)
+        self._cuts, self._task = cuts, task
+        if cuts is None or task is None:
+            from resilience.integrations import _asgi_anyio  # noqa: PLC0415  # AnyIO comes when it is needed
 
-    def __init__(self, task: "Task[Any]", loop: asyncio.AbstractEventLoop, left: Seconds) -> None:
-        self._task, self._loop, self._left = task, loop, left
-        self.was_made = False
-
-    def __enter__(self) -> None:
-        self._cancels = self._task.cancelling()
-        self._until = self._loop.time() + self._left if self._left > FURTHEST else 0.0
-        self._cuts = timers_of(self._loop).add(self, self._left)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if not self.was_made:
-            self._cuts.pop(self, None)
-            return False
-        return self._task.uncancel() <= self._cancels and isinstance(error, CancelledError)
-
-    def ring(self) -> None:
-        """Cancel the block if its time is up, else wait on."""
-        left = self._until - self._loop.time() if self._until else 0.0
-        if left > 0:
-            self._cuts = timers_of(self._loop).add(self, left)
+            self._scope = _asgi_anyio.scope_for(left)
+            self._scope.__enter__()
         else:
-            self.was_made = True
+            self._cancels = task.cancelling()
+            if until < cuts.next:
+                cuts.arm(until)
+            cuts.at[self] = until
+        if not usage.used:
+            usage.begin()
+        block.set(self)
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send a part of the answer."""
+        # No coroutine of its own: there is nothing to do afterwards.
+        if not self.has_begun:
+            # Noted before it is sent: who is cancelled meanwhile cannot know whether it was.
+            self.has_begun = message["type"] == "http.response.start"
+        elif not self.has_ended and ends_answer(message):
+            self.has_ended = True
+            self.until = until_of(self.outer)
+            if self._cuts is None:
+                self._scope.deadline = math.inf
+            elif not self.was_cut:
+                del self._cuts.at[self]
+        return self._send(message)
+
+    def end(self, error: BaseException | None) -> bool:
+        """Leave the block, which ended with *error*; return whether that was our doing."""
+        until = self.until
+        if block.get() is self:
+            block.set(self.outer)
+        else:
+            self.__exit__(None, None, None)
+        cuts, task = self._cuts, self._task
+        self._task = None  # no cycle: task -> error -> traceback -> frame -> task
+        is_ours = False
+        if cuts is None or task is None:
+            is_ours = bool(self._scope.__exit__(None if error is None else type(error), error, None))
+            self.was_cut = self._scope.cancel_called
+        elif self.was_cut:
+            is_ours = task.uncancel() <= self._cancels and isinstance(error, asyncio.CancelledError)
+        elif not self.has_ended:
+            del cuts.at[self]
+        if error is None or is_ours or self.has_begun or not isinstance(error, DeadlineExceededError):
+            return is_ours
+        # A policy inside has kept our deadline, and noticed first; or that one was its own.
+        return until is not None and until <= _clock.monotonic()
+
+    def cancel(self) -> None:
+        """Cut the request short."""
+        self.was_cut = True
+        if self._task is not None:
             self._task.cancel()
 
-    def lift(self) -> None:
-        """Let the block take as long as it likes from here on, unless it was cut short already."""
-        self._cuts.pop(self, None)
 
-
-def cut_after(left: Seconds) -> Cut | None:
-    """Return what cuts a block of the current task short, or None where no task of asyncio runs."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:  # no loop of asyncio runs in this thread
-        return None
-    task = asyncio.current_task(loop)
-    return None if task is None else Cut(task, loop, left)
+def _here(until: Seconds, left: Seconds) -> "tuple[Cuts | None, asyncio.Task[Any] | None, Seconds]":
+    """Return who cuts the current task short, and by which instant of theirs; no task if there is none."""
+    loop = asyncio._get_running_loop()
+    task = None if loop is None else asyncio.current_task(loop)
+    if loop is None or task is None:
+        return None, None, until
+    cuts = loops.of(loop)
+    if cuts is not None:
+        return cuts, task, until
+    return Cuts(loop, loop.time), task, loop.time() + left  # by its own time, whatever that is

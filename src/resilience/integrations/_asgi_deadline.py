@@ -1,34 +1,27 @@
 """How long the caller of a request still waits."""
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final
 
-from resilience import DeadlineExceededError, _clock, current_deadline
-from resilience.deadline import bounded, decode_timeout
+from resilience import DeadlineExceededError
+from resilience.deadline import decode_timeout
 from resilience.errors import ConfigError, Problem
-from resilience.integrations import _asgi_asyncio
+from resilience.integrations._asgi_asyncio import Timed
 from resilience.integrations._asgi_messages import (
     ABOUT_BLANK,
     ASGIApp,
-    Message,
     Receive,
     Scope,
     Send,
-    ends_answer,
     is_header,
     is_seconds,
     send_problem,
     several,
 )
 from resilience.typing import Seconds
-
-if TYPE_CHECKING:
-    from resilience.integrations._asgi_anyio import Cut as AnyioCut
-
-    Cut: TypeAlias = _asgi_asyncio.Cut | AnyioCut
 
 HEADERS: Final = ("X-Request-Timeout", "grpc-timeout", "x-envoy-expected-rq-timeout-ms")
 """Where callers say how long they wait."""
@@ -107,16 +100,27 @@ class DeadlineMiddleware:
         self._problem_type = problem_type
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or (left := self._asked(scope)) is None:
             await self.app(scope, receive, send)
             return
-        left = self._asked(scope)
-        if left is None:
-            await self.app(scope, receive, send)
-        elif left <= 0:
+        if left <= 0:
             await self._refuse(send, "The caller's time was up on arrival: the request was not begun.")
+            return
+        request = Timed(left, send)
+        try:
+            await self.app(scope, receive, request.send)
+        except BaseException as error:
+            if not request.end(error):
+                raise
         else:
-            await self._bounded(left, scope, receive, send)
+            request.end(None)
+            if not request.was_cut:
+                return
+        if request.has_ended:
+            return
+        if request.has_begun:
+            raise DeadlineExceededError("deadline exceeded in the middle of the answer", started=True)
+        await self._refuse(send, "The caller's time was up before there was an answer.")
 
     def _asked(self, scope: Scope) -> Seconds | None:
         """Return the seconds that the request has, or None."""
@@ -129,51 +133,11 @@ class DeadlineMiddleware:
                     shortest = seconds
         if shortest is None:
             shortest = self._default
-        return shortest if shortest is None or self._cap is None else min(shortest, self._cap)
-
-    async def _bounded(self, left: Seconds, scope: Scope, receive: Receive, send: Send) -> None:
-        outside, block = current_deadline(), bounded(_clock.monotonic() + left)
-        cut = _cut(left)
-        answer = _Answer(cut, block, outside, send)
-        late = False
-        with block:
-            try:
-                with cut:
-                    await self.app(scope, receive, answer.send)
-            except DeadlineExceededError:
-                # From a policy inside that kept our deadline, and noticed first.
-                if answer.has_begun or block.until is None or _clock.monotonic() < block.until:
-                    raise
-                late = True
-        if answer.has_ended or not (late or cut.was_made):
-            return
-        if answer.has_begun:
-            raise DeadlineExceededError("deadline exceeded in the middle of the answer", started=True)
-        await self._refuse(send, "The caller's time was up before there was an answer.")
+        cap = self._cap
+        return cap if cap is not None and shortest is not None and cap < shortest else shortest
 
     async def _refuse(self, send: Send, detail: str) -> None:
         await send_problem(send, HTTPStatus.GATEWAY_TIMEOUT, detail, self._problem_type)
-
-
-class _Answer:
-    """What is seen of the answer to one request that has a deadline: its end is the end of the deadline."""
-
-    __slots__ = ("_block", "_cut", "_outside", "_send", "has_begun", "has_ended")
-
-    def __init__(self, cut: "Cut", block: bounded, outside: Seconds | None, send: Send) -> None:
-        self._cut, self._block, self._outside, self._send = cut, block, outside, send
-        self.has_begun = self.has_ended = False
-
-    def send(self, message: Message) -> Awaitable[None]:
-        # No coroutine of its own: there is nothing to do afterwards.
-        if not self.has_begun:
-            # Noted before it is sent: who is cancelled meanwhile cannot know whether it was.
-            self.has_begun = message["type"] == "http.response.start"
-        elif not self.has_ended and ends_answer(message):
-            self.has_ended = True
-            self._cut.lift()
-            self._block.until = self._outside
-        return self._send(message)
 
 
 def reader_of(header: str) -> Callable[[bytes], Seconds | None]:
@@ -198,12 +162,3 @@ def milliseconds_in(value: bytes) -> Seconds | None:
     """Return a whole number of milliseconds as seconds, or None if it is none: 1 to 15 digits."""
     digits = value.strip()
     return int(digits) / 1_000 if _MILLISECONDS.fullmatch(digits) is not None else None
-
-
-def _cut(left: Seconds) -> "Cut":
-    cut = _asgi_asyncio.cut_after(left)
-    if cut is not None:
-        return cut
-    from resilience.integrations._asgi_anyio import Cut  # noqa: PLC0415  # AnyIO comes when it is needed
-
-    return Cut(left)
