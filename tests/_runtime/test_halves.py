@@ -162,7 +162,8 @@ def test_a_permit_that_cannot_be_settled_is_released():
 
 @generated
 def test_nothing_is_left_for_the_garbage_collector():
-    gc.collect()
+    while gc.collect():  # what is left of others may take more than one
+        pass
     gc.disable()
     try:
         site = Site(ConcurrencyLimiter("gate", limit=1))
