@@ -1,5 +1,6 @@
 """Policies around httpx and httpx2: what is judged bad, what is sent again, and when a permit comes back."""
 
+import gc
 import io
 import sys
 
@@ -462,6 +463,18 @@ def test_a_deadline_that_has_passed_sends_nothing(web) -> None:
     web.runtime.run(body)
 
 
+def test_a_response_that_is_dropped_unread_gives_its_place_back(web) -> None:
+    async def body():
+        limiter = ConcurrencyLimiter(limit=1)
+        with RawServer(reply(200, b"abc")) as server:
+            async with web.client(limiter) as client:
+                await client.send(client.inner.build_request("GET", server.url), stream=True)
+                gc.collect()
+                await web.runtime.until(lambda: limiter.inflight == 0)
+
+    web.runtime.run(body)
+
+
 # --- what the server says about its rate ---
 
 
@@ -473,6 +486,30 @@ def test_rate_fields_feed_the_limiter(web) -> None:
             async with web.client(Pipeline("h", retrying(), limiter)) as client:
                 await client.get(server.url)
         assert 4.9 < limiter.rate <= 5.0
+
+    web.runtime.run(body)
+
+
+def by_host(request):
+    return request.url.port
+
+
+@pytest.mark.parametrize("key", [by_host, "request"])
+@pytest.mark.parametrize("within", [lambda keyed: Pipeline("h", retrying(), keyed), lambda keyed: keyed])
+def test_rate_fields_feed_the_limiter_of_their_key(web, within, key) -> None:
+    async def body():
+        made = []
+
+        def make():
+            made.append(RateLimiter(rate=rates.Fixed(100)))
+            return Pipeline("api", made[-1])
+
+        keyed = Keyed("hosts", factory=make, key=key)
+        with RawServer(reply(200, b"", RateLimit='"a";r=50;t=10')) as told, RawServer(reply(200)) as quiet:
+            async with web.client(within(keyed)) as client:
+                await client.get(told.url)
+                await client.get(quiet.url)
+        assert [round(limiter.rate) for limiter in made] == [100, 5, 100]  # the first is the overflow policy
 
     web.runtime.run(body)
 
