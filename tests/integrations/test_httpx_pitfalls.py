@@ -525,6 +525,18 @@ def test_h13_a_retry_after_beyond_the_deadline_is_not_waited_for_and_nothing_is_
     web.runtime.run(body)
 
 
+def test_h13_a_retry_after_beyond_the_window_is_not_cut_short_and_nothing_is_sent_early(web) -> None:
+    async def body():
+        retry = retrying()
+        with RawServer(reply(503, b"later", Retry_After="3600"), reply(200)) as server:
+            async with web.client(retry) as client:
+                response = await client.get(server.url)
+            assert (response.status_code, response.content) == (503, b"later")
+            assert len(server.seen) == 1
+
+    web.runtime.run(body)
+
+
 def test_h13_a_retry_after_within_the_deadline_is_waited_for(web) -> None:
     async def body():
         with RawServer(reply(429, Retry_After="0.3"), reply(200)) as server:

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, cast
 from resilience import _clock
 from resilience._core.recent import Recent
 from resilience._runtime.flow import Call
-from resilience.backoff import LONGEST, Backoff, Delays, honour
+from resilience.backoff import LONGEST, Backoff, Delays
 from resilience.errors import DeadlineExceededError, RejectedError
 from resilience.outcome import CallContext, Outcome, Verdict
 from resilience.retry import _tenacity
@@ -84,6 +84,8 @@ class Progress:
             return "attempts_exhausted"
         now = _clock.monotonic()
         delay = self._delay(attempt, outcome, now)
+        if delay is None:
+            return "deadline_exceeded"
         if settings.stop is not None and settings.stop(self._state(attempt, outcome, now, delay)):
             return "attempts_exhausted"
         if self.is_bounded(context) and self.is_too_late(context, now + delay):
@@ -124,7 +126,8 @@ class Progress:
             self.error = error
         attempt.let_go(outcome)
 
-    def _delay(self, attempt: Call, outcome: Outcome[Any], now: Seconds) -> Seconds:
+    def _delay(self, attempt: Call, outcome: Outcome[Any], now: Seconds) -> Seconds | None:
+        """Return the delay before the next attempt; None if the dependency asks for more than it may."""
         backoff = self._settings.backoff
         if is_tenacity(backoff, "wait"):
             wait = cast("Callable[[object], Seconds]", backoff)
@@ -133,9 +136,13 @@ class Progress:
             if self._delays is None:
                 self._delays = cast("Backoff", backoff).start(attempt.context)
             own = self._delays.before(attempt.context.attempt, self._random.random())
-        wanted = honour(outcome.retry_after, own, self._settings.retry_after_window)
+        asked, window = outcome.retry_after, self._settings.retry_after_window
+        if asked is None or window == 0 or asked <= own:
+            return own
+        if window is not None and asked > own + window:
+            return None
         # A dependency tells all its clients the same: our own jitter on top keeps them apart.
-        return wanted + own if wanted > own else own
+        return asked + own
 
     def _state(self, attempt: Call, outcome: Outcome[Any], now: Seconds, delay: Seconds = 0.0) -> object:
         return _tenacity.call_state(attempt, outcome, self._started, now, self._slept, delay)
