@@ -307,7 +307,10 @@ class Retry(Policy):
                 details["error.type"] = type(error).__qualname__
             emit("resilience.retry.exhausted", self.name, details)
         if error is not None and (attempts > 1 or reason in ("budget_exhausted", "deadline_exceeded")):
-            _note(error, f"{_NOTE}{attempts} attempt{'s' * (attempts > 1)}: {reason.replace('_', ' ')}")
+            why = reason.replace("_", " ")
+            if progress.asked is not None:
+                why = f"asked to stay away for {progress.asked:g} s, longer than retry_after_window allows"
+            _note(error, f"{_NOTE}{attempts} attempt{'s' * (attempts > 1)}: {why}")
         return outcome
 
     def readings(self) -> Iterator[Reading]:

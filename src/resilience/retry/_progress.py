@@ -32,6 +32,7 @@ class Progress:
     Attributes:
         charges: What the budget took for further attempts.
         error: The last real error that was put aside for another attempt; a refusal if there was none.
+        asked: Seconds that the dependency asked for beyond what it may, or None.
 
     """
 
@@ -44,6 +45,7 @@ class Progress:
         "_settings",
         "_slept",
         "_started",
+        "asked",
         "charges",
         "error",
     )
@@ -66,6 +68,7 @@ class Progress:
         self._is_granted = False
         self.charges = 0
         self.error: Exception | None = None
+        self.asked: Seconds | None = None
 
     def decide(  # noqa: PLR0911  # one return a reason, in the order in which they are asked
         self, attempt: Call, outcome: Outcome[Any], verdict: Verdict
@@ -140,6 +143,7 @@ class Progress:
         if asked is None or window == 0 or asked <= own:
             return own
         if window is not None and asked > own + window:
+            self.asked = asked
             return None
         # A dependency tells all its clients the same: our own jitter on top keeps them apart.
         return asked + own
