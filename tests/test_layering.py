@@ -43,7 +43,8 @@ NOT_IN_A_PRIMITIVE = {*ASYNC, "selectors", "socket", "sqlite3", "subprocess", "t
 AT_THE_RIM = {
     "httpx": {"httpx", "httpx2"},
     # The demo serves with uvicorn, calls with httpx and exposes metrics, each in a process of its own.
-    "cli": {"httpx", "msgspec", "opentelemetry", "prometheus_client", "rich", "uvicorn"},
+    "cli": {"httpx", "opentelemetry", "prometheus_client", "rich", "uvicorn"},
+    "settings": {"msgspec"},
     "_pytest_plugin": {"pytest"},
 }
 

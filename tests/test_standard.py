@@ -156,11 +156,17 @@ def test_it_describes_itself():
 # --- what cannot work --------------------------------------------------------------------------------------------
 
 
-def test_an_attempt_longer_than_the_whole_is_refused():
+@pytest.mark.parametrize("attempt", [3.0, Timeout(3.0), 2.0])
+@pytest.mark.parametrize("total", [2.0, Timeout(2.0)])
+def test_an_attempt_not_shorter_than_the_whole_is_refused_in_the_words_of_its_author(total, attempt):
     """composition-6 (Microsoft)."""
-    assert problems(total_timeout=2.0, attempt_timeout=3.0) == [
-        ("duration", "must be shorter than the 2 s around it")
-    ]
+    with pytest.raises(ConfigError) as caught:
+        Pipeline.standard("stock", total_timeout=total, attempt_timeout=attempt)
+    seconds = attempt.settings.duration if isinstance(attempt, Timeout) else attempt
+    assert str(caught.value) == (
+        "Pipeline.standard 'stock': attempt_timeout must be > 0 and less than the total_timeout of 2 s, "
+        f"got {seconds}"
+    )
 
 
 def test_a_window_that_holds_less_than_two_attempts_is_refused():
@@ -175,7 +181,7 @@ def test_both_mistakes_are_reported_at_once():
     """composition-6 (Microsoft)."""
     breaker = CircuitBreaker(sampling_duration=1.5)
     found = problems(total_timeout=2.0, circuit_breaker=breaker, attempt_timeout=3.0)
-    assert sorted(setting for setting, _ in found) == ["duration", "sampling_duration"]
+    assert sorted(setting for setting, _ in found) == ["attempt_timeout", "sampling_duration"]
 
 
 def test_a_misspelt_part_is_an_error():

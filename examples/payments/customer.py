@@ -24,7 +24,7 @@ def client_for(url: str, name: str) -> httpx.Client:
     """Return a client that retries and hedges."""
     payments = Pipeline(
         "payments",
-        Retry(attempts=5, backoff=full_jitter(base=0.02, cap=0.3), retry_after_window=0.3),
+        Retry(attempts=5, backoff=full_jitter(base=0.02, cap=0.3), retry_after_window=0.0),
         Hedge(after=0.15, idempotent="context", budget=RetryBudget.ratio(0.5, min_per_second=10)),
     )
     headers = {"Authorization": f"Bearer token-of-{name}"}

@@ -8,11 +8,16 @@ orders, with retries and hedges; they all call their orders by the same names. E
 processes is killed (SIGKILL) and started again. At the end the books are compared: what was charged, and
 what customers have receipts for. With ``--unguarded`` the service does without keys, and charges twice.
 
+Keys are kept in a file. With ``--postgres "dbname=test"``, or the same in the environment variable
+PAYMENTS_POSTGRES, they are kept in a PostgreSQL database, in tables that are made for this run and removed
+after it.
+
 It takes a free port of this machine and a temporary folder, and ends by itself.
 """
 
 import argparse
 import json
+import os
 import random
 import socket
 import sqlite3
@@ -20,10 +25,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+from resilience.idempotency.stores import PostgresStore
 
 HERE = Path(__file__).parent
 CUSTOMERS = ("ann", "bob", "eve")
@@ -113,6 +122,25 @@ def chaos(folder: Path, seconds: float, *, guarded: bool) -> Counter[str]:
     return processes.kills
 
 
+@contextmanager
+def table_in(conninfo: str | None) -> Iterator[None]:
+    """Make a table of keys in the database *conninfo*, for this run alone; None for no database."""
+    if conninfo is None:
+        yield
+        return
+    import psycopg  # noqa: PLC0415  # only those need it who have such a database
+
+    table = f"payments_{uuid.uuid4().hex}"
+    os.environ |= {"PAYMENTS_POSTGRES": conninfo, "PAYMENTS_TABLE": table}
+    with PostgresStore(conninfo, table=table) as store:
+        store.migrate()
+    try:
+        yield
+    finally:
+        with psycopg.connect(conninfo) as connection:
+            connection.execute(f"DROP TABLE {table}, {table}_schema")
+
+
 def receipts_in(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the receipts of each customer."""
     books = {name: folder / f"receipts-{name}" for name in CUSTOMERS}
@@ -173,10 +201,16 @@ def main() -> None:
         "--seconds", type=float, default=20.0, help="how long to kill, from 1 to 600; default 20"
     )
     parser.add_argument("--unguarded", action="store_true", help="without keys, to see what they are for")
+    parser.add_argument(
+        "--postgres",
+        metavar="CONNINFO",
+        default=os.environ.get("PAYMENTS_POSTGRES"),
+        help="keep keys in this PostgreSQL database; default: PAYMENTS_POSTGRES, else a file",
+    )
     options = parser.parse_args()
     if not 1 <= options.seconds <= 600:
         parser.error("--seconds must be from 1 to 600")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, table_in(options.postgres):
         kills = chaos(Path(name), options.seconds, guarded=not options.unguarded)
         if not compare(Path(name), kills):
             raise SystemExit(1)

@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from resilience.idempotency import child_key
-from resilience.idempotency.stores import SQLiteStore
+from resilience.idempotency.stores import PostgresStore, SQLiteStore
 from resilience.integrations.asgi import IdempotencyMiddleware
 
 TOKENS = {"token-of-ann": "ann", "token-of-bob": "bob", "token-of-eve": "eve"}
@@ -78,6 +78,13 @@ class Authentication:
         await self.app(scope, receive, send)
 
 
+def store_of_keys(folder: Path) -> SQLiteStore | PostgresStore:
+    """Return where keys are kept: the table that `run.py` has made, else a file."""
+    if conninfo := os.environ.get("PAYMENTS_POSTGRES"):
+        return PostgresStore(conninfo, table=os.environ["PAYMENTS_TABLE"])
+    return SQLiteStore(folder / "keys.db")
+
+
 def application(folder: Path, *, guarded: bool) -> Any:
     """Return the service; not *guarded*, it is what it would be without keys."""
     provider = Provider(folder / "provider.db")
@@ -97,7 +104,7 @@ def application(folder: Path, *, guarded: bool) -> Any:
     if guarded:
         app = IdempotencyMiddleware(
             app,
-            store=SQLiteStore(folder / "keys.db"),
+            store=store_of_keys(folder),
             principal=lambda scope: scope["customer"],
             required=["/payments"],
             lease=LEASE,

@@ -155,11 +155,11 @@ class IdempotencyError(RejectedError):
 
 class IdempotencyInProgressError(IdempotencyError):
     """
-    The first call with the key has not ended, as far as the store knows.
+    The first call with the key has not ended, as far as the store knows, or its key is held.
 
     Attributes:
-        unknown_outcome: Whether that call's lease ran out without an end, and its key may not be taken
-            over: waiting does not help then, an operator must look.
+        unknown_outcome: Whether the key is held since that call failed, or since its lease ran out without
+            an end: waiting does not help then, an operator must look.
 
     """
 
@@ -170,6 +170,14 @@ class IdempotencyInProgressError(IdempotencyError):
     ) -> None:
         super().__init__(policy, retry_after)
         self.unknown_outcome = unknown_outcome
+
+    def __str__(self) -> str:
+        if not self.unknown_outcome:
+            return super().__str__()
+        return (
+            f"{self.policy!r} holds this key since the first call with it failed, or was not heard of again; "
+            "an operator may expire it"
+        )
 
 
 class IdempotencyMismatchError(IdempotencyError):

@@ -114,10 +114,14 @@ class Pipeline(_pipeline.Pipeline):  # noqa: D101  # it has that of its base
             for setting, kind, part in parts
             if part is not None and not isinstance(part, kind)
         ]
+        subject = f"Pipeline.standard {shown(name)}"
         if problems:
-            raise ConfigError(f"Pipeline.standard {shown(name)}", problems)
+            raise ConfigError(subject, problems)
         policies = [part for _, _, part in parts if isinstance(part, Policy)]
-        return cls(name, *policies, on=on, classify=classify)
+        try:
+            return cls(name, *policies, on=on, classify=classify)
+        except ConfigError as error:
+            raise ConfigError(subject, [_as_written(each, total) for each in error.problems]) from None
 
 
 def _timeout(setting: str, given: Seconds | Timeout | None, problems: list[Problem]) -> Timeout | None:
@@ -129,6 +133,14 @@ def _timeout(setting: str, given: Seconds | Timeout | None, problems: list[Probl
     except ConfigError as error:
         problems += [Problem(setting, problem.value, problem.rule) for problem in error.problems]
         return None
+
+
+def _as_written(problem: Problem, total: Timeout | None) -> Problem:
+    """Return *problem* in the words of `Pipeline.standard`, where timeouts have names of their own."""
+    if problem.setting != "duration" or total is None:
+        return problem
+    rule = f"must be > 0 and less than the total_timeout of {total.traits.bound:g} s"
+    return Problem("attempt_timeout", problem.value, rule)
 
 
 def _circuit_breaker(given: object) -> object:

@@ -94,6 +94,7 @@ def test_a_wrong_name_is_refused(name: object) -> None:
         (Fallback, "@Fallback(value=...)"),
         (Cache, "@Cache(ttl=...)"),
         (Keyed, "@Keyed(factory=...)"),
+        (Pipeline, "@Pipeline(Retry(...), Timeout(...))"),
     ],
 )
 def test_a_decorator_without_parentheses_is_refused_with_how_to_write_it(decorator, written: str) -> None:
@@ -114,6 +115,7 @@ def test_a_decorator_without_parentheses_is_refused_with_how_to_write_it(decorat
         (RateLimiter, "RateLimiter(rate=...)"),
         (ConcurrencyLimiter, "ConcurrencyLimiter(limit=...)"),
         (AdaptiveThrottle, "AdaptiveThrottle(k=...)"),
+        (Pipeline, "Pipeline(Retry(...), Timeout(...))"),
     ],
 )
 def test_a_number_in_place_of_the_name_is_refused_with_what_it_was_meant_for(policy, written: str) -> None:

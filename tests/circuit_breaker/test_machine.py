@@ -1722,12 +1722,20 @@ def test_a_restored_break_is_no_longer_than_the_settings_allow():
 
 
 @pytest.mark.parametrize(("order", "state"), [(Circuit.isolate, ISOLATED), (Circuit.disable, DISABLED)])
-def test_nothing_is_restored_while_under_orders_and_orders_are_not_exported(order, state):
+def test_nothing_is_restored_while_under_orders(order, state):
     scene = Scene()
     order(scene.circuit, scene.now)
-    assert scene.circuit.snapshot(scene.now)["state"] == "closed"
     scene.circuit.restore(opened().circuit.snapshot(START), scene.now)
     assert scene.state is state
+
+
+@pytest.mark.parametrize(("order", "word"), [(Circuit.isolate, "forced_open"), (Circuit.disable, "disabled")])
+def test_a_snapshot_names_orders_and_they_are_not_carried_on(order, word):
+    scene = opened()
+    order(scene.circuit, scene.now)
+    snapshot = scene.circuit.snapshot(scene.now)
+    assert snapshot == {"version": 1, "state": word, "retry_after": 0.0, "attempt": 0, "ramp": 0.0}
+    assert restored(snapshot).state is CLOSED
 
 
 def test_restoring_an_open_circuit_drops_what_was_in_flight():
@@ -1754,7 +1762,7 @@ def test_restoring_an_open_circuit_drops_what_was_in_flight():
         ({"retry_after": -1.0}, "retry_after"), ({"retry_after": math.nan}, "retry_after"),
         ({"retry_after": math.inf}, "retry_after"), ({"retry_after": "1"}, "retry_after"),
         ({"attempt": 0}, "attempt"), ({"attempt": -1}, "attempt"), ({"attempt": 1.0}, "attempt"),
-        ({"attempt": True}, "attempt"), ({"state": "closed"}, "attempt"), ({"ramp": None}, "ramp"),
+        ({"attempt": True}, "attempt"), ({"state": "closed"}, "attempt"), ({"state": "disabled"}, "attempt"), ({"ramp": None}, "ramp"),
         ({"ramp": -0.5}, "ramp"), ({"more": 1}, "more"),
     ],
     ids=str,
@@ -1781,7 +1789,7 @@ def test_what_is_wrong_with_a_snapshot_is_said_setting_by_setting():
         Scene().circuit.restore(wrong, START)
     assert [str(problem) for problem in caught.value.problems] == [
         "version must be 1, got 2",
-        "state must be 'closed' or 'open', got 'ajar'",
+        "state must be one of 'closed', 'open', 'forced_open', 'disabled', got 'ajar'",
         "retry_after must be a finite number of seconds >= 0, got -1",
         "attempt must be a whole number >= 0, got -2",
         "ramp must be a finite number of seconds >= 0, got 'long'",
@@ -1792,7 +1800,7 @@ def test_what_is_wrong_with_a_snapshot_is_said_setting_by_setting():
             {"version": 1, "state": "open", "retry_after": 0, "attempt": 0, "ramp": 0}, START
         )
     (problem,) = caught.value.problems
-    assert str(problem) == "attempt must be 0 if closed and >= 1 if open, got 0"
+    assert str(problem) == "attempt must be >= 1 if open, and else 0, got 0"
     with pytest.raises(ConfigError) as caught:
         Scene().circuit.restore([1], START)
     assert str(caught.value.problems[0]) == "snapshot must be a mapping, got [1]"

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import functools
 import inspect
+import math
 import threading
 import uuid
 from typing import Any
@@ -211,24 +212,70 @@ def test_held_an_error_blocks_the_key_until_an_operator_decides(runtime) -> None
                 raise KeyError("first")
             return "second"
 
-        guard = idempotent("pay", store=store, key=lambda key: key, on_error="hold", lease=0.001)
+        guard = idempotent("pay", store=store, key=lambda key: key, on_error="hold", wait_for=30.0)
         guarded = runtime.wrap(guard, work)
         with pytest.raises(KeyError):
             await guarded("k")
-        await runtime.sleep(0.01)
-        with pytest.raises(IdempotencyInProgressError) as caught:
-            await guarded("k")
+        with pytest.raises(IdempotencyInProgressError, match="holds") as caught:
+            await guarded("k")  # at once: there is nothing to wait for
+        assert str(caught.value) == (
+            "'pay' holds this key since the first call with it failed, or was not heard of again; "
+            "an operator may expire it"
+        )
         assert caught.value.unknown_outcome
         assert caught.value.retry_after is None
         info = inspect_key(store, function_key("pay", "k"))
         assert info is not None
         assert (info.state, info.epoch, info.size) == ("pending", 1, None)
         assert info.lease_left is not None
-        assert info.lease_left < 0
+        assert info.lease_left <= 0
         assert expire_key(store, function_key("pay", "k"))
         assert await guarded("k") == "second"
 
     runtime.run(body)
+
+
+def test_a_key_that_is_held_and_may_be_taken_over_is_left_alone_for_its_lease() -> None:
+    @idempotent("pay", store=MemoryStore(), key=str, on_error="hold", on_lease_expiry="takeover", lease=30.0)
+    def work(key: str) -> str:
+        raise KeyError(key)
+
+    with pytest.raises(KeyError):
+        work("k")
+    with pytest.raises(IdempotencyInProgressError) as caught:
+        work("k")
+    assert not caught.value.unknown_outcome
+    assert caught.value.retry_after == pytest.approx(30.0, abs=5.0)
+
+
+def test_a_store_that_fails_when_a_key_is_held_does_not_replace_the_error() -> None:
+    class Failing(MemoryStore):
+        def renew(self, key, owner, lease):
+            raise ConnectionError
+
+    @idempotent("pay", store=Failing(), key=str, on_error="hold", renew=False)
+    def work(key: str) -> str:
+        raise KeyError(key)
+
+    with pytest.raises(KeyError):
+        work("k")
+    with pytest.raises(IdempotencyInProgressError):
+        work("k")
+
+
+@pytest.mark.parametrize("value", [object(), math.nan, {1: 2}], ids=["object", "nan", "key"])
+def test_a_result_that_json_cannot_hold_says_what_would(value: object) -> None:
+    runs: list[str] = []
+
+    @idempotent("pay", store=MemoryStore(), key=str)
+    def work(key: str) -> object:
+        runs.append(key)
+        return value
+
+    with pytest.raises((TypeError, ValueError), match="give codec= for this result") as caught:
+        work("k")
+    assert caught.value.__notes__ == ["pay ran, and will not run again for this key; its result is not kept"]
+    assert runs == ["k"]
 
 
 @pytest.mark.parametrize("on_error", ["release", "hold"])

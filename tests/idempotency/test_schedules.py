@@ -31,7 +31,7 @@ def with_clock(make):
     return fresh, lambda store, seconds: setattr(clocks[id(store)], "now", clocks[id(store)].now + seconds)
 
 
-EDGES = st.sampled_from([0.0, 0.5, 1.0, 10.0, 10.5, 90.0, 100.0, 100.5, 101.0])
+EDGES = st.sampled_from([0.0, 50.0, 100.0, 1_000.0, 1_050.0, 9_000.0, 10_000.0, 10_050.0, 10_100.0])
 
 
 def schedule(fresh, shift, **attributes):

@@ -147,6 +147,13 @@ def test_who_holds_is_not_taken_over(store) -> None:
     assert store.claim(K, ask(takeover=False)) == InFlight(None, unknown_outcome=True)
 
 
+def test_a_lease_of_no_time_ends_at_once(store) -> None:
+    wish = ask(lease=60.0, takeover=False)
+    store.claim(K, wish)
+    assert store.renew(K, wish.owner, 0.0)
+    assert store.claim(K, ask(takeover=False)) == InFlight(None, unknown_outcome=True)
+
+
 def test_a_result_goes_when_its_time_is_over(store) -> None:
     wish = ask()
     store.claim(K, wish)

@@ -69,6 +69,23 @@ def then(*parts: bytes | float | Callable[[socket.socket, Seen], bool | None], c
     return answer
 
 
+PATIENCE = 20.0
+"""Seconds after which a server goes on, whatever it was to wait for: the test fails by what follows."""
+
+
+def when(ready: Callable[[], object], answer: bytes) -> Answer:
+    """Send *answer* as soon as something is so, or the client has left: a slow answer that no load makes fast."""
+
+    def waiting(connection: socket.socket, seen: Seen) -> None:
+        end = time.monotonic() + PATIENCE
+        while not ready() and time.monotonic() < end:
+            if select.select([connection], [], [], 0.005)[0]:
+                return
+        connection.sendall(answer)
+
+    return waiting
+
+
 class RawServer:
     """
     Answers requests in the order they come in, byte by byte as told; the last answer is given again and again.

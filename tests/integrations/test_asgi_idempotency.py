@@ -503,7 +503,8 @@ def test_what_fails_is_done_again_or_held(async_runtime, failure, on_error):
             assert exchange.sent == []
     assert len(ran) == (2 if on_error == "release" else 1)
     if on_error == "hold":
-        assert (exchange.status, exchange.problem) == (409, "request-in-progress")
+        assert (exchange.status, exchange.problem) == (409, "outcome-unknown")
+        assert "retry-after" not in exchange.headers
 
 
 def test_an_outcome_that_nobody_knows_is_not_worth_waiting_for(async_runtime, fake_clock):

@@ -1,5 +1,6 @@
 """Policies around httpx and httpx2: what is judged bad, what is sent again, and when a permit comes back."""
 
+import gc
 import io
 import sys
 
@@ -7,7 +8,7 @@ import httpx
 import httpx2
 import pytest
 from tests.doubles import Slots
-from tests.integrations.http_clients import Client
+from tests.integrations.http_clients import Client, at_some_pace
 from tests.integrations.servers import RawServer, asgi, closed_port, hang_up, reply, reset, then
 
 from resilience import (
@@ -367,32 +368,31 @@ def test_an_open_circuit_sends_nothing(web) -> None:
 
 
 def test_the_attempt_timeout_covers_until_the_headers_and_no_longer(web) -> None:
-    async def body():
-        slow_body = then(reply(200, b"ab", Content_Length="4"), 0.5, b"cd")
-        slow_headers = then(0.6, reply(200))
-        with RawServer(slow_body, slow_headers) as server:
-            async with web.client(Timeout(0.3, name="a")) as client:
+    async def attempt(seconds):
+        slow_body = then(reply(200, b"ab", Content_Length="4"), 1.5 * seconds, b"cd")
+        with RawServer(slow_body, then(30.0, reply(200))) as server:
+            async with web.client(Timeout(seconds, name="a"), timeout=30.0) as client:
                 assert (await client.get(server.url)).content == b"abcd"
                 with pytest.raises(TimeoutError) as caught:
                     await client.get(server.url)
                 assert type(caught.value) is TimeoutError
                 assert client.busy == 0
 
-    web.runtime.run(body)
+    web.runtime.run(lambda: at_some_pace(attempt))
 
 
 def test_an_attempt_that_ran_out_of_time_is_repeated_if_that_is_safe(web) -> None:
-    async def body():
-        pipeline = Pipeline("h", retrying(), Timeout(0.2))
-        with RawServer(then(0.5, reply(200)), reply(200, b"a"), then(0.5, reply(200))) as server:
-            async with web.client(pipeline) as client:
+    async def attempt(seconds):
+        pipeline = Pipeline("h", retrying(), Timeout(seconds))
+        with RawServer(then(30.0, reply(200)), reply(200, b"a"), then(30.0, reply(200))) as server:
+            async with web.client(pipeline, timeout=30.0) as client:
                 assert (await client.get(server.url)).content == b"a"
                 with pytest.raises(TimeoutError):
                     await client.request("POST", server.url, content=b"a")
                 assert client.busy == 0
             assert [seen.method for seen in server.seen] == ["GET", "GET", "POST"]
 
-    web.runtime.run(body)
+    web.runtime.run(lambda: at_some_pace(attempt))
 
 
 def test_the_time_left_travels_in_a_header_and_shrinks_with_every_attempt(web) -> None:
@@ -462,6 +462,18 @@ def test_a_deadline_that_has_passed_sends_nothing(web) -> None:
     web.runtime.run(body)
 
 
+def test_a_response_that_is_dropped_unread_gives_its_place_back(web) -> None:
+    async def body():
+        limiter = ConcurrencyLimiter(limit=1)
+        with RawServer(reply(200, b"abc")) as server:
+            async with web.client(limiter) as client:
+                await client.send(client.inner.build_request("GET", server.url), stream=True)
+                gc.collect()
+                await web.runtime.until(lambda: limiter.inflight == 0)
+
+    web.runtime.run(body)
+
+
 # --- what the server says about its rate ---
 
 
@@ -473,6 +485,30 @@ def test_rate_fields_feed_the_limiter(web) -> None:
             async with web.client(Pipeline("h", retrying(), limiter)) as client:
                 await client.get(server.url)
         assert 4.9 < limiter.rate <= 5.0
+
+    web.runtime.run(body)
+
+
+def by_host(request):
+    return request.url.port
+
+
+@pytest.mark.parametrize("key", [by_host, "request"])
+@pytest.mark.parametrize("within", [lambda keyed: Pipeline("h", retrying(), keyed), lambda keyed: keyed])
+def test_rate_fields_feed_the_limiter_of_their_key(web, within, key) -> None:
+    async def body():
+        made = []
+
+        def make():
+            made.append(RateLimiter(rate=rates.Fixed(100)))
+            return Pipeline("api", made[-1])
+
+        keyed = Keyed("hosts", factory=make, key=key)
+        with RawServer(reply(200, b"", RateLimit='"a";r=50;t=10')) as told, RawServer(reply(200)) as quiet:
+            async with web.client(within(keyed)) as client:
+                await client.get(told.url)
+                await client.get(quiet.url)
+        assert [round(limiter.rate) for limiter in made] == [100, 5, 100]  # the first is the overflow policy
 
     web.runtime.run(body)
 

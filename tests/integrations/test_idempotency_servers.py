@@ -371,7 +371,7 @@ def test_a_store_that_is_back_lets_the_retry_through(web, shop) -> None:
 
     async def body():
         with asgi(layer) as url:
-            retry = Retry(attempts=3, backoff=constant(0.0), budget=None, retry_after_window=0.05)
+            retry = Retry(attempts=3, backoff=constant(0.0), budget=None, retry_after_window=0.0)
             async with web.client(retry, headers={"X-User": "ann"}) as client:
                 with idempotency_key("k"):
                     response = await client.request("POST", url + "/orders", json={"order": "o-1"})
@@ -400,7 +400,7 @@ def test_through_a_network_that_loses_doubles_and_cuts_each_key_has_one_effect(
         client = library.Client(timeout=1.0, trust_env=False, headers={"X-User": customer})
         policy = Pipeline(
             f"{lib}-{kind}-{customer}",
-            Retry(attempts=12, backoff=constant(0.02), budget=None, retry_after_window=0.1),
+            Retry(attempts=12, backoff=constant(0.02), budget=None, retry_after_window=0.0),
             Hedge(after=0.1, idempotent="context", budget=RetryBudget.ratio(1.0, min_per_second=100)),
         )
         with resilient(client, policy) as sender:
@@ -433,7 +433,7 @@ def test_the_same_holds_for_each_client_of_either_library(web, shop) -> None:
     layer = guarded(named(shop))
     policy = Pipeline(
         f"faulty-{web.lib.__name__}-{web.runtime.name}",
-        Retry(attempts=12, backoff=constant(0.02), budget=None, retry_after_window=0.1),
+        Retry(attempts=12, backoff=constant(0.02), budget=None, retry_after_window=0.0),
         Hedge(after=0.05, idempotent="context", budget=RetryBudget.ratio(1.0, min_per_second=100)),
     )
 

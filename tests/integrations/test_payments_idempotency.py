@@ -1,19 +1,38 @@
 """examples/payments: while its processes are killed at random, every order is charged once."""
 
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from tests.idempotency.servers import Postgres
 
 RUN = Path(__file__).parents[2] / "examples" / "payments" / "run.py"
 ROW = re.compile(r"^(?P<what>.+?)  +(?P<number>\d+)$", re.MULTILINE)
 
 
-def payments(*options: str) -> tuple[int, str, dict[str, int]]:
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+def payments(*options: str, **environment: str) -> tuple[int, str, dict[str, int]]:
     result = subprocess.run(
-        [sys.executable, str(RUN), *options], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(RUN), *options],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     print(result.stdout, result.stderr)
     return (
@@ -23,8 +42,8 @@ def payments(*options: str) -> tuple[int, str, dict[str, int]]:
     )
 
 
-def check(seconds: float) -> dict[str, int]:
-    code, errors, numbers = payments("--seconds", str(seconds))
+def check(seconds: float, *options: str, **environment: str) -> dict[str, int]:
+    code, errors, numbers = payments("--seconds", str(seconds), *options, **environment)
     assert (code, errors) == (0, "")
     assert numbers["orders paid"] == numbers["charges"] > 0
     wrong = [
@@ -38,6 +57,22 @@ def check(seconds: float) -> dict[str, int]:
 @pytest.mark.timeout(200)
 def test_every_order_is_charged_once_while_processes_are_killed() -> None:
     check(10)
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("said_by", ["option", "environment"])
+def test_every_order_is_charged_once_with_keys_in_postgresql(postgres: Postgres, said_by: str) -> None:
+    if said_by == "option":
+        numbers = check(6, "--postgres", postgres.conninfo)
+    else:
+        numbers = check(1, PAYMENTS_POSTGRES=postgres.conninfo)
+    with psycopg.connect(postgres.conninfo) as connection:
+        used, left = connection.execute(
+            "SELECT (SELECT xact_commit FROM pg_stat_database WHERE datname = 'postgres'), "
+            "(SELECT count(*) FROM pg_tables WHERE tablename LIKE 'payments%')"
+        ).fetchone()
+    assert used >= 2 * numbers["orders paid"]  # a claim and a result each
+    assert left == 0
 
 
 @pytest.mark.fuzz

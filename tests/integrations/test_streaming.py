@@ -1,6 +1,8 @@
 """Calls whose results are read later: permits until the end, on threads, under asyncio and trio."""
 
 import gc
+import threading
+import time
 import weakref
 from contextlib import suppress
 
@@ -9,7 +11,17 @@ import pytest
 from tests.doubles import Again, Slots
 from tests.runtimes import Runtime
 
-from resilience import Cache, CallContext, Fallback, Outcome, Pipeline, Retry, Verdict, current_attempt
+from resilience import (
+    Cache,
+    CallContext,
+    ConcurrencyLimiter,
+    Fallback,
+    Outcome,
+    Pipeline,
+    Retry,
+    Verdict,
+    current_attempt,
+)
 from resilience.backoff import constant
 from resilience.errors import ConfigError
 from resilience.streaming import StreamedCalls
@@ -267,3 +279,91 @@ def test_a_result_that_is_put_aside_for_a_retry_holds_its_place_until_it_is_clos
         assert slots.used == 0
 
     runtime.run(body)
+
+
+# --- given up without a word ---
+
+
+class Around:
+    """Holds what holds it, as a response and its body do: garbage that somebody must collect."""
+
+    def __init__(self, streamed):
+        self.streamed = streamed
+        self.around = self
+
+
+def came_back(limiter: ConcurrencyLimiter) -> bool:
+    end = time.monotonic() + 10.0
+    while limiter.inflight and time.monotonic() < end:
+        time.sleep(0.001)
+    return limiter.inflight == 0
+
+
+@pytest.mark.parametrize("verdict", [Verdict.GOOD, Verdict.BAD])
+@pytest.mark.parametrize("around", [Around, lambda streamed: streamed])
+def test_the_place_of_a_result_that_is_collected_unended_comes_back(runtime, verdict, around) -> None:
+    async def body():
+        limiter = ConcurrencyLimiter(limit=1)
+        calls = StreamedCalls(limiter, "pages", classify=judge)
+        dropped = around(await made(runtime, calls, lambda: Page(verdict)))
+        assert limiter.inflight == 1
+        del dropped
+        gc.collect()
+        assert came_back(limiter)
+
+    runtime.run(body)
+
+
+def test_one_that_waits_gets_the_place_of_a_result_that_is_collected_unended(runtime) -> None:
+    async def body():
+        calls = StreamedCalls(
+            ConcurrencyLimiter(limit=1, max_queue=1, max_wait=30.0), "pages", classify=judge
+        )
+        dropped = Around(await made(runtime, calls, Page))
+
+        def drop():
+            dropped.__dict__.clear()
+
+        timer = threading.Timer(0.05, drop)
+        timer.start()
+        streamed = await made(runtime, calls, Page)
+        streamed.end(None)
+        timer.join()
+
+    runtime.run(body)
+
+
+def test_a_result_that_is_collected_in_the_midst_of_a_decision_does_not_disturb_it() -> None:
+    limiter = ConcurrencyLimiter(limit=1)
+    dropped = Around(StreamedCalls(limiter, "pages", classify=judge).call(Page))
+    with limiter._lock:  # as the one who decides has it
+        del dropped
+        gc.collect()
+        time.sleep(0.02)
+        assert limiter.inflight == 1
+    assert came_back(limiter)
+
+
+def test_a_policy_that_fails_when_a_result_is_collected_is_not_heard_of(recwarn) -> None:
+    ended = threading.Event()
+
+    class Failing(Slots):
+        def _release(self, token, now, *, cancelled):
+            super()._release(token, now, cancelled=cancelled)
+            ended.set()
+            raise OSError
+
+    streamed = StreamedCalls(Failing(), "pages", classify=judge).call(Page)
+    del streamed
+    gc.collect()
+    assert ended.wait(10.0)
+    assert not recwarn.list
+
+
+def test_where_no_thread_can_be_started_collecting_a_result_raises_nothing() -> None:
+    def full(*_):
+        raise RuntimeError
+
+    streamed = StreamedCalls(Slots(), "pages", classify=judge).call(Page)
+    streamed.__del__(full)
+    streamed.end(None)

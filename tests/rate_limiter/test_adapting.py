@@ -55,6 +55,31 @@ def approx(seconds):
     return pytest.approx(seconds, abs=1e-5)
 
 
+def sent(limited):
+    """Permits that the limiter's rate is told were used, a second."""
+    return limited._adaptive.watch.meter.read(limited._adaptive.watch.meter.began)
+
+
+def test_a_reservation_that_is_cancelled_was_never_sent(fake_clock):
+    limited = adaptive(Scripted(), burst=10)
+    kept, booked = limited.reserve(2), limited.reserve(3)
+    assert sent(limited) == 5.0
+    for _ in range(2):
+        booked.cancel()
+    assert (kept.wait, sent(limited)) == (0.0, 2.0)
+
+
+@pytest.mark.parametrize(("waited", "counted"), [(0.0, 10.0), (0.3, 13.0)])
+def test_a_block_that_an_error_leaves_sent_nothing_before_it_was_due(fake_clock, waited, counted):
+    limited = adaptive(Scripted(), burst=10)
+    limited.reserve(10)
+    with pytest.raises(KeyError), limited.reserve(3) as booked:
+        assert booked.wait == approx(0.3)
+        fake_clock.advance(waited)
+        raise KeyError
+    assert sent(limited) == counted
+
+
 def throttle(limited, retry_after=None):
     """Take a permit, and be throttled."""
     limited.try_acquire().settle(Verdict.THROTTLED, retry_after=retry_after)

@@ -571,7 +571,6 @@ class Overloaded(Exception):
         (1.0, 1.0),
         (3.0, 3.0 + 1.0),  # our own delay on top keeps those apart who were told the same
         (6.0, 6.0 + 1.0),
-        (60.0, 6.0 + 1.0),  # at most the window of five seconds longer than our own delay
         (math.inf, 1.0),  # no length of time
         (-1.0, 1.0),
     ],
@@ -584,6 +583,35 @@ def test_a_dependency_may_prolong_the_delay_by_the_window(runtime, fake_clock, a
 
     runtime.run(body)
     assert fake_clock.sleeps == [waited]
+
+
+@pytest.mark.parametrize("asked", [6.001, 60.0])
+def test_a_dependency_that_asks_for_more_is_not_asked_early_but_given_up(runtime, fake_clock, asked):
+    """idempotency-http H13: httpx-retries cuts Retry-After short, and sends early."""
+    fetch, retry = script(Overloaded(asked)), retrying(2, backoff=constant(1.0))
+
+    async def body():
+        with pytest.raises(Overloaded) as caught:
+            await runtime.call(retry, fetch)
+        why = f"asked to stay away for {asked:g} s, longer than retry_after_window allows"
+        assert caught.value.__notes__ == [f"resilience: gave up after 1 attempt: {why}"]
+
+    runtime.run(body)
+    assert (fetch.calls, fake_clock.sleeps) == (1, [])
+    assert retry.stops["deadline_exceeded"] == 1
+
+
+def test_giving_up_a_dependency_that_asks_for_too_much_costs_the_budget_nothing(runtime, fake_clock):
+    budget = RetryBudget.ratio()
+    before = budget.level
+    retry = Retry(attempts=2, backoff=constant(1.0), budget=budget)
+
+    async def body():
+        with pytest.raises(Overloaded):
+            await runtime.call(retry, script(Overloaded(60.0)))
+
+    runtime.run(body)
+    assert budget.level >= before
 
 
 def test_without_a_window_the_dependency_is_waited_for_as_long_as_it_asks(runtime, fake_clock):

@@ -490,6 +490,30 @@ def test_a_child_has_a_lock_of_its_own_and_keeps_what_was_learnt() -> None:
     assert policy._throttle.rejected == [0, 0, 1, 0, 0]
 
 
+@pytest.mark.parametrize("way", ["call", "guard", "try_acquire"])
+def test_rng_is_asked_while_no_lock_is_held(way: str) -> None:
+    class Elsewhere:
+        """Asks the throttle something on another thread, as a generator with a lock of its own may have to."""
+
+        def random(self) -> float:
+            asking = threading.Thread(target=lambda: policy.rejection_probability(), daemon=True)
+            asking.start()
+            asking.join(5.0)
+            assert not asking.is_alive()
+            return 0.5
+
+    policy = AdaptiveThrottle("stock", minimum_throughput=1, rng=Elsewhere())
+    for _ in range(3):
+        if way == "call":
+            with contextlib.suppress(KeyError, LoadShedError):
+                policy.call(raising(KeyError()))
+        elif way == "guard":
+            with contextlib.suppress(KeyError, LoadShedError), policy.guard():
+                raise KeyError
+        elif permit := policy.try_acquire():
+            permit.settle(Verdict.BAD)
+
+
 @pytest.mark.parametrize("rng", [0, False, 0.5, "random", random.random], ids=str)
 def test_what_cannot_give_chance_is_an_error_that_says_so(rng: object) -> None:
     with pytest.raises(ConfigError, match=r"rng must have a method random\(\), .* or be None, got"):

@@ -47,15 +47,16 @@ def all_right(
             return settings
         subject, wrong = type(settings).__name__.removesuffix("Settings"), problems
     if first is not None:
-        wrong = [_hinting(problem, subject, first, needed) for problem in wrong]
+        wrong = [hinting(problem, subject, f"{subject}({first}=...)", needed) for problem in wrong]
     raise ConfigError(subject, wrong)
 
 
-def _hinting(problem: Problem, subject: str, first: str, needed: str) -> Problem:
+def hinting(problem: Problem, subject: str, instead: str, needed: str = "") -> Problem:
+    """Return *problem*; if it is a name that is no text, with how to write what was meant: *instead*."""
     if problem.setting != "name" or isinstance(problem.value, str):
         return problem
     decorator = f"@{subject}({needed}), with parentheses"
-    meant = decorator if callable(problem.value) else f"{subject}({first}=...)"
+    meant = decorator if callable(problem.value) else instead
     return Problem("name", problem.value, f"{problem.rule} (write {meant})")
 
 

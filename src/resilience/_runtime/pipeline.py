@@ -10,7 +10,7 @@ from weakref import WeakSet
 from resilience._runtime import compose, fork, wrap
 from resilience._runtime.flow import Call, Flow, Inner
 from resilience._runtime.hot import Hot, epoch
-from resilience._runtime.policy import Binding, Policy, Step, checked, inherited_problems, nest
+from resilience._runtime.policy import Binding, Policy, Step, checked, hinting, inherited_problems, nest
 from resilience._runtime.watch import watched
 from resilience.errors import ConfigError, ConfigWarning, Problem
 from resilience.events import emit, held_back
@@ -76,7 +76,9 @@ class Pipeline(Policy):
             name = None
         problems = [*inherited_problems(name, on, classify), *_problems(policies)]
         if problems:
-            raise ConfigError("Pipeline" if name is None else f"Pipeline {name!r}", problems)
+            example = "Retry(...), Timeout(...)"
+            problems = [hinting(each, "Pipeline", f"Pipeline({example})", example) for each in problems]
+            raise ConfigError(f"Pipeline {name!r}" if isinstance(name, str) else "Pipeline", problems)
         for unwise in compose.unwise(_flat(policies)):
             warnings.warn(f"{name or 'pipeline'}: {unwise}", ConfigWarning, stacklevel=2)
         self._begin(name, policies, classify if on is None else errors_in(on))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, ParamSpec, Protocol, Self, TypeVar
 
 from resilience._runtime import census, wrap
 from resilience._runtime.arguments import all_right as all_right  # with what else a policy is made of
+from resilience._runtime.arguments import hinting as hinting
 from resilience._runtime.arguments import inherited_problems as inherited_problems
 from resilience._runtime.arguments import name_problems as name_problems
 from resilience._runtime.census import Reading

@@ -1,6 +1,8 @@
 """Calls that are not over when they return, for those whose results are read later."""
 
+from _thread import start_new_thread
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from resilience._runtime import drive, wrap
@@ -15,6 +17,8 @@ T = TypeVar("T")
 class Streamed(Generic[T]):
     """
     What a call returned, while its policies still hold what they admitted it with.
+
+    One that is collected as garbage before its end was given up: what is held comes back soon after.
 
     Attributes:
         value: What the function returned.
@@ -41,6 +45,22 @@ class Streamed(Generic[T]):
         except BaseException:
             call.let_go(None)  # interrupted between two entries
             raise
+
+    def __del__(self, start: Callable[..., object] = start_new_thread) -> None:
+        call = getattr(self, "_call", None)  # none, too, if its making was interrupted
+        if call is None or not call.held:
+            return
+        try:
+            # Elsewhere: whoever collects garbage may be in the midst of a decision of one of these policies.
+            # By the bare function, since a thread of `threading` takes a lock that it may hold as well.
+            start(_give_up, (call,))
+        except Exception:  # noqa: BLE001, S110  # no more threads, as at the interpreter's end: nothing to tell
+            pass
+
+
+def _give_up(call: Call) -> None:
+    with suppress(Exception):  # nobody is there to be told
+        call.let_go(None)
 
 
 class StreamedCalls:

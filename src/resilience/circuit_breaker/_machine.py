@@ -137,19 +137,20 @@ class Circuit(Automaton):
         Return what another process needs to carry on, ready for JSON.
 
         Times are lengths, not instants. A half-open circuit is one whose break is just over. What
-        the window holds is left out, since nobody knows how old it will be when it is read; so are
-        orders, which belong to those who gave them.
+        the window holds is left out, since nobody knows how old it will be when it is read. Orders
+        belong to those who gave them: the state names them, but nobody carries them on.
         """
         now = self._advance(now)
         left = self._until - now if self.state is CircuitState.OPEN else 0.0
         ramp = self._ramp.left(now, self.settings.ramp_duration)
-        return Snapshot(max(0.0, left), self._attempt, ramp).as_dict()
+        return Snapshot(self.state, max(0.0, left), self._attempt, ramp).as_dict()
 
     def restore(self, snapshot: Mapping[str, object], now: Seconds) -> None:
         """
         Carry on from a `snapshot`, with a cold window. While under orders nothing is restored.
 
-        Times longer than the settings allow are shortened to what they allow.
+        That of a circuit under orders is restored as closed, as it would be after them. Times longer
+        than the settings allow are shortened to what they allow.
 
         Raises:
             ConfigError: It is no such snapshot; nothing was changed.

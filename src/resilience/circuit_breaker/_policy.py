@@ -204,7 +204,12 @@ class CircuitBreaker(Gate):
     # From one process to the next
 
     def snapshot(self) -> dict[str, str | int | float]:
-        """Return what another process needs to carry on: a plain dict, ready for JSON."""
+        """
+        Return what another process needs to carry on: a plain dict, ready for JSON.
+
+        The state is ``forced_open`` while it is isolated, and ``disabled`` while it is that. `restore` does
+        not carry such orders on.
+        """
         with self._lock:
             return self._circuit.snapshot(_clock.monotonic())
 

@@ -11,6 +11,9 @@ from resilience.typing import Seconds
 VERSION: Final = 1
 """Which form of snapshot this is."""
 
+STATES: Final = ("closed", "open", "forced_open", "disabled")
+"""What a snapshot may say of the state: a half-open circuit is one whose break is just over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -18,12 +21,14 @@ class Snapshot:
     What a circuit needs to carry on where another stood.
 
     Attributes:
+        state: Where the circuit stands. Orders are named, and not carried on.
         retry_after: Seconds that are left of the break.
         attempt: How often the circuit opened since it was last closed; 0 if it is closed.
         ramp: Seconds that are left of the ramp.
 
     """
 
+    state: CircuitState
     retry_after: Seconds
     attempt: int
     ramp: Seconds
@@ -32,7 +37,7 @@ class Snapshot:
         """Return it ready for JSON."""
         return {
             "version": VERSION,
-            "state": (CircuitState.OPEN if self.attempt else CircuitState.CLOSED).value,
+            "state": (CircuitState.OPEN if self.attempt else self.state).value,
             "retry_after": self.retry_after,
             "attempt": self.attempt,
             "ramp": self.ramp,
@@ -53,13 +58,16 @@ def parse(snapshot: Mapping[str, object]) -> Snapshot:
     version, state = snapshot.get("version"), snapshot.get("state")
     retry_after, attempt, ramp = (snapshot.get(key) for key in ("retry_after", "attempt", "ramp"))
     check.that(version == VERSION and not isinstance(version, bool), "version", version, f"must be {VERSION}")
-    check.that(state in ("closed", "open"), "state", state, "must be 'closed' or 'open'")
+    known = isinstance(state, str) and state in STATES
+    check.that(known, "state", state, f"must be one of {', '.join(map(repr, STATES))}")
     check.seconds("retry_after", retry_after, zero=True)
     if check.whole("attempt", attempt, at_least=0):
         agrees = (attempt != 0) == (state == "open")
-        check.that(agrees, "attempt", attempt, "must be 0 if closed and >= 1 if open")
+        check.that(agrees, "attempt", attempt, "must be >= 1 if open, and else 0")
     check.seconds("ramp", ramp, zero=True)
     for key in snapshot.keys() - {"version", "state", "retry_after", "attempt", "ramp"}:
         check.that(False, str(key), snapshot[key], "must not be there")
     check.done()
-    return Snapshot(cast("Seconds", retry_after), cast("int", attempt), cast("Seconds", ramp))
+    return Snapshot(
+        CircuitState(state), cast("Seconds", retry_after), cast("int", attempt), cast("Seconds", ramp)
+    )

@@ -58,13 +58,22 @@ class JsonCodec:
 
     def encode(self, value: Any) -> bytes:
         """Return *value* as JSON."""
-        return json.dumps(_plain(value), separators=(",", ":"), allow_nan=False).encode()
+        try:
+            return json.dumps(_plain(value), separators=(",", ":"), allow_nan=False).encode()
+        except TypeError as error:
+            raise TypeError(_not_json(error)) from None
+        except ValueError as error:
+            raise ValueError(_not_json(error)) from None
 
     def decode(self, content: bytes) -> Any:
         """Return the value again."""
         if isinstance(self._result, types.FunctionType):
             self._result = self._result()
         return _typed(json.loads(content), self._result)
+
+
+def _not_json(error: Exception) -> str:
+    return f"{error}; return something that JSON can hold, or give codec= for this result"
 
 
 def _plain(value: Any) -> Any:

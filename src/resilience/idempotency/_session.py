@@ -96,12 +96,11 @@ class Session:
 
     def hold(self) -> None:
         """End without an end: nobody may do the work until an operator, or the time, decides."""
-        self._ended = True
-        self._rest()
+        _drive.run(self._holding())
 
     async def ahold(self) -> None:
         """Do what `hold` does, in a task."""
-        self.hold()
+        await _drive.arun(self._holding())
 
     def renew(self) -> bool:
         """Extend the lease by its length; False if somebody else has taken the key over."""
@@ -192,11 +191,20 @@ class Session:
         self._rest()
         return (yield from self._ending("release", (self._key, self._owner)))
 
+    def _holding(self) -> Steps[None]:
+        if self._ended:
+            return
+        self._ended = True
+        self._rest()
+        if self._store.leases and not self._layer.settings.takeover:
+            # At once, so that nobody waits for a lease behind which there is no work any more.
+            yield from self._ending("renew", (self._key, self._owner, 0.0))
+
     def _leaving(self) -> Steps[None]:
         if self._ended:
             self._rest()
         elif self._layer.settings.on_error == "hold":
-            self.hold()
+            yield from self._holding()
         else:
             yield from self.releasing()
 

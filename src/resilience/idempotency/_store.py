@@ -41,7 +41,7 @@ class Store(Protocol):
         ...
 
     def renew(self, key: bytes, owner: bytes, lease: Seconds) -> bool:
-        """Extend the lease; False if the key is no longer *owner*'s."""
+        """Let the lease end *lease* seconds from now, >= 0; False if the key is no longer *owner*'s."""
         ...
 
     def complete(self, key: bytes, owner: bytes, value: bytes | None, retention: Seconds) -> bool:

@@ -46,14 +46,13 @@ class Guard:
 
     """
 
-    __slots__ = ("_calls", "_keyed", "policy", "settings")
+    __slots__ = ("_calls", "policy", "settings")
 
     def __init__(self, policy: Policies, per: Per, settings: HttpSettings) -> None:
-        self._keyed = _per_host(policy) if per == "host" else None
         if per not in (None, "host"):  # a tuple: what was given may not be hashable
             raise _wrong("per", per, "must be 'host' or None")
-        if self._keyed is not None:
-            self.policy: Policy = self._keyed
+        if per == "host":
+            self.policy: Policy = _per_host(policy)
         elif isinstance(policy, Policy):
             self.policy = policy
         else:
@@ -92,7 +91,7 @@ class Guard:
 
     def _limiters(self, request: Any) -> list[RateLimiter]:
         """Return the limiters in the way of *request* that follow what a server says."""
-        found = _limiters_in(self.policy if self._keyed is None else self._keyed[origin_of(request)])
+        found = _limiters_in(self.policy, request)
         return [limiter for limiter in found if not isinstance(limiter.settings.rate, (int, float))]
 
 
@@ -112,12 +111,17 @@ def _per_host(policy: Policies) -> Keyed[Policy]:
     return Keyed(factory=policy, key=origin_of)
 
 
-def _limiters_in(policy: Policy) -> Iterator[RateLimiter]:
+def _limiters_in(policy: Policy, request: Any) -> Iterator[RateLimiter]:
     if isinstance(policy, RateLimiter):
         yield policy
     elif isinstance(policy, Pipeline):
         for each in policy.policies:
-            yield from _limiters_in(each)
+            yield from _limiters_in(each, request)
+    elif isinstance(policy, Keyed):
+        keyed = cast("Keyed[Policy]", policy)
+        key = keyed.settings.key
+        # Not callable: the name of an argument, and what sends a request has one only.
+        yield from _limiters_in(keyed[key(request) if callable(key) else request], request)
 
 
 def _wrong(setting: str, value: object, rule: str) -> ConfigError:

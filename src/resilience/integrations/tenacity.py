@@ -120,7 +120,9 @@ class wait_retry_after(wait_base):
     """
     Wait as *wait* says, or longer if the dependency asked for it.
 
-    What it asked for is the ``retry_after`` of the error, or what the classifier read from a response.
+    What it asked for is the ``retry_after`` of the error, or what the classifier read from a response. A
+    wait cannot give up, as `Retry` does: where it asks for more than *window*, the next attempt comes early,
+    unless *window* is None and `stop_before_deadline` or tenacity's ``stop_before_delay`` bounds the wait.
 
     Args:
         wait: One's own delay: a ``wait_*`` object. Default `wait_backoff`.

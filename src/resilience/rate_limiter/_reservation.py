@@ -14,24 +14,28 @@ class Reservation:
     """
     Permits booked ahead of time. Wait *wait* seconds, then make the call.
 
+    As a block, one that an error leaves gives back what `cancel` does; what was due by then counts as sent.
+
     Attributes:
         wait: Seconds from the booking until the permits may be used.
 
     """
 
-    __slots__ = ("_limiter", "_permit", "wait")
+    __slots__ = ("_due", "_limiter", "_permit", "wait")
 
     def __init__(self, limiter: "RateLimiter", permit: RatePermit) -> None:
         self._limiter = limiter
         self._permit = permit
+        self._due = _clock.monotonic() + permit.wait
         self.wait = permit.wait
 
     def cancel(self) -> None:
-        """Give back what is still unspent, if nobody has booked behind it. Twice is once."""
-        limiter = self._limiter
-        with limiter._lock:  # its own limiter
-            limiter._release(self._permit, _clock.monotonic(), cancelled=True)  # its own limiter
-            limiter._line.wake_first()  # its own limiter
+        """
+        Give back what is still unspent, if nobody has booked behind it. Twice is once.
+
+        To a rate that learns, the call was never sent.
+        """
+        self._give_back(is_sent=False)
 
     def __enter__(self) -> Self:
         return self
@@ -40,4 +44,10 @@ class Reservation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self.cancel()
+            self._give_back(is_sent=_clock.monotonic() >= self._due)
+
+    def _give_back(self, *, is_sent: bool) -> None:
+        limiter = self._limiter
+        with limiter._lock:  # its own limiter, here and below
+            limiter._release(self._permit, _clock.monotonic(), cancelled=is_sent)
+            limiter._line.wake_first()

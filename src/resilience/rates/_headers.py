@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from resilience.rates._dates import parse_date
 from resilience.rates._structured import Bare, parse_list
 from resilience.typing import Seconds
 
@@ -14,8 +15,6 @@ EPOCH: Final = 1e9
 EPOCH_MILLISECONDS: Final = 1e12
 """A reset above this is milliseconds since 1970."""
 
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_DATE = re.compile(r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII)
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,9})?", re.ASCII)
 _OLD_WINDOW = re.compile(r";[ \t]*w=(\d{1,15})", re.ASCII)
 
@@ -116,8 +115,9 @@ def parse_ratelimit(headers: Mapping[str, str], *, wall: Seconds | None = None) 
 
     Read are ``RateLimit`` and ``RateLimit-Policy`` (draft-ietf-httpapi-ratelimit-headers), ``Retry-After``,
     and, where the former are missing, the older ``RateLimit-Limit``, ``-Remaining`` and ``-Reset``, also
-    with ``X-`` before them. A field that is malformed is ignored. A reset above 1e9 is an instant; instants
-    and dates are taken relative to the answer's ``Date``, else to *wall*, else they are ignored.
+    with ``X-`` before them. A field that is malformed is ignored. A reset above 1e9 is an instant; a date may
+    have any of the three forms of RFC 9110. Both are taken relative to the answer's ``Date``, else to *wall*,
+    else they are ignored.
 
     Args:
         headers: Names, in upper or lower case, and texts.
@@ -130,7 +130,7 @@ def parse_ratelimit(headers: Mapping[str, str], *, wall: Seconds | None = None) 
 
     """
     texts = {name.lower(): text for name, text in headers.items()}
-    date = _date(texts.get("date", ""))
+    date = parse_date(texts.get("date", ""), wall)
     wall = wall if date is None else date
     limits = _limits(texts.get("ratelimit"))
     policies = _policies(texts.get("ratelimit-policy"))
@@ -193,7 +193,7 @@ def _old_policy(text: str) -> tuple[Quota, ...]:
 
 def _retry_after(text: str, wall: Seconds | None) -> Seconds | None:
     seconds = _number(text)
-    if seconds is None and wall is not None and (at := _date(text)) is not None:
+    if seconds is None and wall is not None and (at := parse_date(text, wall)) is not None:
         return max(0.0, at - wall)
     return seconds
 
@@ -201,16 +201,3 @@ def _retry_after(text: str, wall: Seconds | None) -> Seconds | None:
 def _number(text: str) -> float | None:
     text = text.strip()
     return float(text) if _NUMBER.fullmatch(text) else None
-
-
-def _date(text: str) -> Seconds | None:
-    """Read a date as RFC 9110 tells servers to write it; return seconds since 1970."""
-    match = _DATE.fullmatch(text.strip())
-    if match is None or match[2] not in _MONTHS:
-        return None
-    day, year, hour, minute, second = (int(match[group]) for group in (1, 3, 4, 5, 6))
-    # Years begin in March here, so that the leap day is the last one.
-    month = (_MONTHS.index(match[2]) - 2) % 12
-    year -= month >= 10
-    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * month + 2) // 5 + day - 719_469
-    return float(86_400 * days + 3_600 * hour + 60 * minute + second)

@@ -52,7 +52,8 @@ class Retry(Policy):
         max_duration: Seconds after the start beyond which no attempt begins, > 0, or None.
         stop: A tenacity ``stop_*`` object or a callable that takes a ``RetryCallState``.
         retry_after_window: Seconds by which a dependency may prolong a delay with Retry-After,
-            >= 0; None to wait as long as it asks. Default 5.0, as in the AWS SDKs.
+            >= 0: if it asks for more, the call is given up, since to come early is worse. 0 to
+            take no notice of it, None to wait as long as it asks. Default 5.0, as in the AWS SDKs.
         on: Errors to retry: a type, a tuple of types, a predicate, or a tenacity ``retry_*``
             object. Default: what the pipeline judges bad, else every error.
         classify: Judge of outcomes, in place of *on*.

@@ -6,7 +6,7 @@ from resilience import _clock
 from resilience._runtime.flow import PLAIN, Call
 from resilience._runtime.policy import Judge
 from resilience._runtime.watch import watch
-from resilience.backoff import LONGEST, Delays, honour
+from resilience.backoff import LONGEST, Delays
 from resilience.errors import DeadlineExceededError, RejectedError
 from resilience.events import emit
 from resilience.outcome import CallContext, Outcome, Verdict
@@ -49,6 +49,7 @@ class Progress:
         delay: Seconds to put before the next attempt; None if there is none.
         outcome: How the call ended; there once there is no further attempt.
         reports: Whether the budget is told here how the call ends, and not further out.
+        asked: Seconds that the dependency asked for beyond what it may, or None.
 
     """
 
@@ -71,6 +72,7 @@ class Progress:
         "_settings",
         "_slept",
         "_started",
+        "asked",
         "budget",
         "call",
         "charges",
@@ -104,6 +106,7 @@ class Progress:
             call is not None and call.context.deadline is not None
         )
         self.reports = budget is not None
+        self.asked: Seconds | None = None
 
     @property
     def is_first(self) -> bool:
@@ -193,6 +196,8 @@ class Progress:
         if settings.attempts is not None and context.attempt >= settings.attempts:
             return "attempts_exhausted"
         delay = self._delay(outcome)
+        if delay is None:
+            return "deadline_exceeded"
         if settings.stop is not None and settings.stop(self._state(outcome, delay)):
             return "attempts_exhausted"
         if self._is_bounded and self._is_too_late(delay):
@@ -214,7 +219,8 @@ class Progress:
         # A usual attempt must fit, judged by the retries of this policy that were timed anyway.
         return deadline is not None and start + (self._retry._durations.median() or 0.0) >= deadline
 
-    def _delay(self, outcome: Outcome[Any]) -> Seconds:
+    def _delay(self, outcome: Outcome[Any]) -> Seconds | None:
+        """Return the delay before the next attempt; None if the dependency asks for more than it may."""
         delays, settings = self._delays, self._settings
         if delays is None and self.call is not None and is_tenacity(settings.backoff, "wait"):
             wait: Any = settings.backoff
@@ -224,11 +230,14 @@ class Progress:
                 backoff: Any = settings.backoff
                 delays = self._delays = backoff.start(self._context)
             own = delays.before(self._context.attempt, self._retry._random.random())
-        if outcome.retry_after is None:
+        asked, window = outcome.retry_after, settings.retry_after_window
+        if asked is None or window == 0 or asked <= own:
             return own
-        wanted = honour(outcome.retry_after, own, settings.retry_after_window)
+        if window is not None and asked > own + window:
+            self.asked = asked
+            return None
         # A dependency tells all its clients the same: our own jitter on top keeps them apart.
-        return wanted + own if wanted > own else own
+        return asked + own
 
     def _state(self, outcome: Outcome[Any], delay: Seconds = 0.0) -> object:
         now, call = _clock.monotonic(), cast("Call", self.call)
@@ -254,7 +263,10 @@ class Progress:
                 details["error.type"] = type(error).__qualname__
             emit("resilience.retry.exhausted", name, details)
         if error is not None and (attempts > 1 or reason in ("budget_exhausted", "deadline_exceeded")):
-            _note(error, f"{_NOTE}{attempts} attempt{'s' * (attempts > 1)}: {reason.replace('_', ' ')}")
+            why = reason.replace("_", " ")
+            if self.asked is not None:
+                why = f"asked to stay away for {self.asked:g} s, longer than retry_after_window allows"
+            _note(error, f"{_NOTE}{attempts} attempt{'s' * (attempts > 1)}: {why}")
         return outcome
 
 

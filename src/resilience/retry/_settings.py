@@ -31,7 +31,8 @@ class RetrySettings:
         stop: A tenacity ``stop_*`` object, or a callable that takes a tenacity
             ``RetryCallState``; true ends the retrying. Default None.
         retry_after_window: Seconds by which a dependency may prolong a delay by asking for it,
-            >= 0, or None to wait as long as it asks. Default 5.0, as in the AWS SDKs.
+            >= 0: if it asks for more, the call is given up, since to come early is worse. 0 to
+            take no notice of it, None to wait as long as it asks. Default 5.0, as in the AWS SDKs.
 
     Raises:
         ConfigError: A value is outside its range, or nothing bounds the attempts.

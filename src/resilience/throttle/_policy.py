@@ -10,6 +10,7 @@ from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call
 from resilience._runtime.gate import Ask, Decision, Gate
 from resilience._runtime.hot import Hot
+from resilience._runtime.permit import Hold
 from resilience._runtime.policy import Binding, Traits, all_right
 from resilience.errors import ConfigError, LoadShedError
 from resilience.events import emit
@@ -140,10 +141,15 @@ class AdaptiveThrottle(Gate):
     def _weight(self, ask: Ask) -> int:  # noqa: ARG002  # a call is a call
         return 1
 
-    def _admit(self, now: Seconds, ask: Ask) -> Decision:
+    def _decide(self, ask: Ask, hold: Hold) -> Decision:
         # A permit taken by hand, or for a block, has no call to ask.
         priority = ask if isinstance(ask, Priority) else current_priority()
-        return self._throttle.admit(now, self._random.random(), priority.rank)
+        # Drawn outside the lock, because the generator may be a user's.
+        return super()._decide((self._random.random(), priority.rank), hold)
+
+    def _admit(self, now: Seconds, ask: Ask) -> Decision:
+        draw, rank = ask
+        return self._throttle.admit(now, draw, rank)
 
     def _settle(
         self,

@@ -202,7 +202,7 @@ class RedisStore(SteppedStore):
 
 
 def _ms(seconds: Seconds) -> int:
-    return max(1, round(seconds * 1000))
+    return max(1, round(seconds * 1000)) if seconds > 0 else 0
 
 
 def _text(word: bytes | str) -> str:
