@@ -1,6 +1,6 @@
 """Small policies and functions that tests put inside others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -144,7 +144,7 @@ def raising(error: BaseException) -> Callable[[], Any]:
 
 
 @contextmanager
-def clock_replaced(clock):
+def clock_replaced(clock: Callable[[], Seconds]) -> Iterator[None]:
     """Let the package read *clock* inside the block."""
     before = _clock.monotonic
     _clock.replace(clock)

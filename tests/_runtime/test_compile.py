@@ -1,6 +1,7 @@
 """The generated function: that it is the decorated one, and does what the flows do."""
 
 import asyncio
+import gc
 import inspect
 import linecache
 import os
@@ -19,6 +20,7 @@ from resilience import (
     CircuitOpenError,
     ConcurrencyLimitedError,
     ConcurrencyLimiter,
+    Fallback,
     Hedge,
     Pipeline,
     RateLimiter,
@@ -567,3 +569,84 @@ def test_a_function_that_shows_another_signature_than_it_has_gets_what_it_was_gi
     guarded = whole()(fetch)
     assert compiling.source_of(guarded) is None
     assert guarded(1, 2, y=3) == ((1, 2), {"y": 3})
+
+
+class Held:
+    """Something that lives as long as what holds it."""
+
+
+def recursive():
+    held = Held()
+
+    @Pipeline("p", Retry(), CircuitBreaker(), ConcurrencyLimiter(limit=5))
+    def guarded(n):
+        return held and n and guarded(n - 1)
+
+    guarded(1)
+    return weakref.ref(held)
+
+
+def judged_by_its_owner():
+    class Client:
+        def __init__(self):
+            self.fetch = CircuitBreaker(on=self.is_bad)(self.get)
+
+        def is_bad(self, error):
+            return isinstance(error, OSError)
+
+        def get(self):
+            return 7
+
+    client = Client()
+    client.fetch()
+    return weakref.ref(client)
+
+
+def falls_back_on_itself():
+    held = Held()
+
+    @Pipeline(
+        "p", Fallback(handler=lambda _: held and guarded), Retry(backoff=constant(0.0)), CircuitBreaker()
+    )
+    def guarded():
+        raise ConnectionError
+
+    assert guarded() is not None
+    return weakref.ref(held)
+
+
+@pytest.mark.parametrize("make", [recursive, judged_by_its_owner, falls_back_on_itself])
+def test_a_function_that_leads_back_to_itself_is_collected(make):
+    gone = make()
+    gc.collect()
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_earlier_code_looked_up_goes_with_it():
+    retry = Retry(attempts=2)
+    guarded = Pipeline("p", retry)(lambda: 7)
+    guarded()
+    names = len(guarded.__globals__)
+    for attempts in range(3, 20):
+        retry.reconfigure(attempts=attempts)
+        guarded()
+    assert len(guarded.__globals__) == names
+
+
+def test_a_call_under_way_uses_what_its_code_was_made_with():
+    retry = Retry(attempts=1, budget=None)
+
+    @Pipeline("p", retry)
+    def guarded():
+        calls.append(1)
+        if len(calls) == 1:
+            retry.reconfigure(attempts=3)
+            with suppress(ConnectionError):
+                guarded()
+        raise ConnectionError
+
+    calls = []
+    with pytest.raises(ConnectionError):
+        guarded()
+    assert len(calls) == 1 + 3

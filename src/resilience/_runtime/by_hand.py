@@ -44,7 +44,9 @@ def generated(policy: Policy, name: str, *, is_async: bool) -> Callable[..., Any
     own = sorted(name for name, value in objects.items() if value is policy)
     head, _, body = source.partition("\n")
     source = "\n".join([head, *(f"{INDENT}{each} = policy" for each in own), body])
-    objects = {name: value for name, value in objects.items() if value is not policy}
+    held = {name: value for name, value in objects.items() if compiling.is_visible(value)}
+    namespace |= {name: value for name, value in held.items() if value is not policy}
+    objects = {name: value for name, value in objects.items() if name not in held}
     code = templates.template(source, frozenset(objects))
     return FunctionType(templates.filled(code, objects, f"<resilience {name}>"), namespace)
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 from resilience import _clock
 from resilience._runtime import drive, templates, text
 from resilience._runtime.flow import leaf
-from resilience._runtime.hot import Hot, Replay, epoch, has_gil
+from resilience._runtime.hot import Hot, Replay, Visible, epoch, has_gil
 from resilience._runtime.inside import Inside, driven_inside
 from resilience._runtime.plan import InnerPlan, Plan
 from resilience._runtime.policy import Binding, Policy
@@ -89,6 +89,7 @@ class Wrapper:
         self._namespace: dict[str, Any] | None = _names_with(fn, slow, is_async=is_async)
         self._namespace["first"] = self._afirst if is_async else self._first
         self._namespace["wrapper"] = self
+        self._guarded: Callable[[], FunctionType | None] = _nobody  # until there is one
         self._made = self._made_from(self._namespace)
 
     def function(self) -> FunctionType:
@@ -163,22 +164,62 @@ class Wrapper:
             return made_in, code.replace(co_filename=self._filename)
         inside = partial(_inside, self._policy, self._name, self._fn, self._signature)
         plan = Plan(hots, self._policy.flow_for(self._name), self._fn, self._slow, made_in, inside)
-        return made_in, _code(self._signature, plan, namespace, self._filename, looks=self._looks)
+        own = weakref.ref(self)
+
+        def home() -> FunctionType | None:
+            wrapper = own()
+            return None if wrapper is None else wrapper._guarded()
+
+        return made_in, _code(self._signature, plan, namespace, self._filename, home, looks=self._looks)
+
+
+def _nobody() -> None:
+    return None
 
 
 def _code(
-    signature: Signature, plan: Plan, namespace: dict[str, Any], filename: str, *, looks: bool
+    signature: Signature,
+    plan: Plan,
+    namespace: dict[str, Any],
+    filename: str,
+    home: Callable[[], FunctionType | None],
+    *,
+    looks: bool,
 ) -> CodeType:
-    """Return code that goes by *plan*, as of a file of that name; *namespace* gets what it looks up."""
+    """
+    Return code that goes by *plan*, as of a file of that name.
+
+    The *namespace* gets what it looks up. *home* returns the function which that belongs to, as long as there
+    is one: once nobody runs the code any more, what is its alone is taken away there.
+    """
     namespace[signature.own("monotonic")] = _clock.monotonic
     hots = list(zip(plan.policies, plan.hots, strict=True))
     source, objects = written_out(signature, hots, namespace, looks=looks, is_inner=plan.is_inner)
     objects["plan"] = plan
     if signature.takes(objects):
         objects = {signature.own(name): value for name, value in objects.items()}
-    code = templates.template(source, frozenset(objects))
+    held = {name: value for name, value in objects.items() if is_visible(value)}
+    constants = {name: value for name, value in objects.items() if name not in held}
+    code = templates.template(source, frozenset(constants))
     linecache.cache[filename] = (len(source), None, templates.lines(source), filename)
-    return templates.filled(code, objects, filename)
+    number = next(_numbers)
+    renamed = {name: f"{name} {number}" for name in held}
+    code = templates.filled(code, constants, filename, renamed)
+    namespace |= {renamed[name]: value for name, value in held.items()}
+
+    def forget(_code: object) -> None:  # nobody uses its names any more
+        function = home()  # not the namespace itself: no cycle
+        if function is not None:
+            for name in renamed.values():
+                function.__globals__.pop(name, None)
+
+    plan.code = weakref.ref(code, forget)
+    return code
+
+
+def is_visible(value: object) -> bool:
+    """Whether a function must hold *value* so that the collector sees it: see `Visible`."""
+    return isinstance(value, (Policy, Visible))
 
 
 def _inside(
@@ -201,7 +242,7 @@ def _inside(
     _add_own(signature, namespace)
     plan = InnerPlan(hots, flow, fn, driven, made_in)
     filename = f"<resilience {name} {next(_numbers)}, further attempts>"
-    code = _code(signature, plan, namespace, filename, looks=not signature.is_async)
+    code = _code(signature, plan, namespace, filename, _nobody, looks=not signature.is_async)
     by_position, by_keyword = templates.defaults_of(fn)
     inner = FunctionType(code, namespace, None, by_position)
     inner.__kwdefaults__ = by_keyword

@@ -143,6 +143,16 @@ def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+class Visible:
+    """
+    What knows policies or the user's functions, and so may lead back to a function whose code uses it.
+
+    The collector does not see what code holds as constants; so it is the function that holds these.
+    """
+
+    __slots__ = ()
+
+
 class Tally:
     """
     Good calls that generated code has counted for a policy and for the budget that it spends from.
@@ -271,7 +281,7 @@ class Replay:
     of the others takes over what they hold, each its own token, and finds the outcome where they are.
 
     Attributes:
-        plan: Where it comes from.
+        origin: The plan that it comes from.
         tokens: What each of the policies holds; None for nothing, and in place of the list once the call has
             ended well.
         error: What the attempt failed with.
@@ -283,7 +293,7 @@ class Replay:
 
     """
 
-    __slots__ = ("_context", "at", "began", "deadline", "error", "outcome", "place", "plan", "tokens")
+    __slots__ = ("_context", "at", "began", "deadline", "error", "origin", "outcome", "place", "tokens")
 
     def __init__(
         self,
@@ -295,7 +305,7 @@ class Replay:
         deadline: Seconds | None = None,
     ) -> None:
         self.tokens: Any = tokens  # first, so that whoever closes this one finds them
-        self.plan = plan
+        self.origin = plan
         self.error, self.began, self.at, self.deadline = error, began, at, deadline
         self._context = error.__context__
         self.outcome: Any = Outcome(error=error)
@@ -318,7 +328,7 @@ class Replay:
     def settle(self) -> bool:
         """Let policies take their part, from the innermost outwards; return whether that was all of them."""
         outcome, tokens, began = self.outcome, self.tokens, self.began
-        policies, hots = self.plan.policies, self.plan.hots
+        policies, hots = self.origin.policies, self.origin.hots
         place = len(tokens) if self.at is None else self._cut(policies)
         while place:
             place -= 1
@@ -345,7 +355,7 @@ class Replay:
     def take(self, gate: object) -> Any:
         """Return the token of *gate*, once; None if there is none."""
         for place in range(len(self.tokens)):
-            if self.plan.policies[place] is gate:
+            if self.origin.policies[place] is gate:
                 token, self.tokens[place] = self.tokens[place], None
                 return token
         return None
@@ -376,4 +386,4 @@ class Replay:
         for place, token in enumerate(self.tokens):
             if token is not None:
                 self.tokens[place] = None
-                self.plan.policies[place]._give_back_token(token)
+                self.origin.policies[place]._give_back_token(token)

@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 from resilience._runtime import drive, wrap
 from resilience._runtime.attempt import attempt_scope, current_attempt, innermost
 from resilience._runtime.flow import PLAIN, Call, Inner
-from resilience._runtime.hot import Again, Ended, Hot, Progress, Replay, epoch
+from resilience._runtime.hot import Again, Ended, Hot, Progress, Replay, Visible, epoch
 from resilience._runtime.inside import MakeInside, value_or_ended
 from resilience._runtime.policy import Policy
 from resilience.deadline import current_deadline
 from resilience.outcome import Outcome
 
 
-class Plan:
+class Plan(Visible):
     """
     What one generation of a function's code knows of its policies.
 
@@ -37,6 +37,7 @@ class Plan:
         policies: The policies, the first the outermost.
         hots: Their statements.
         is_inner: Whether its code makes the further attempts of a policy around them.
+        code: Its code, weakly, if that looks it up.
 
     """
 
@@ -44,7 +45,7 @@ class Plan:
 
     __slots__ = (
         "_again", "_driven", "_ended", "_flow", "_fn", "_inner", "_made_in", "_make_inside", "_place",
-        "_slow", "hots", "policies",
+        "_slow", "code", "hots", "policies",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +63,7 @@ class Plan:
         # No method of its own, whose frame would know the error that passes through.
         self._ended: Callable[[Outcome[Any]], Any] = value_or_ended if self.is_inner else drive.unwrap
         self._made_in, self._make_inside = made_in, make_inside
+        self.code: object = None
         self._place = -1  # that of the policy whose further attempts need no flow, once that is known
         self._again: Again
         self._inner: Callable[..., Any]

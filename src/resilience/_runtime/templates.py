@@ -52,6 +52,8 @@ def defaults_of(fn: Callable[..., Any]) -> tuple[tuple[Any, ...] | None, dict[st
     return by_position, {each.name: each.default for each in given if each.kind is each.KEYWORD_ONLY}
 
 
+_NO_NAMES: Final[Mapping[str, str]] = {}
+
 MARK: Final = "@"
 """
 What the name of an object begins with where the object itself will stand, as a constant. Alone it stands for
@@ -65,9 +67,8 @@ def template(written: str, names: frozenset[str]) -> CodeType:
     """
     Compile *written*, once for each text; *names* of objects in it become constants that are put in later.
 
-    As constants the objects live as long as the code, and a call that is under way when something changes
-    keeps those that it began with. One of which no attribute is used is itself an attribute of a constant:
-    the compiler believes that it knows whether a constant is true, and warns of one that is called.
+    One of which no attribute is used is itself an attribute of a constant: the compiler believes that it
+    knows whether a constant is true, and warns of one that is called.
     """
     key = (written, names)
     known = _templates.get(key)
@@ -92,14 +93,22 @@ def stub(signature: Signature) -> CodeType:
     return template(text.stub(signature), frozenset())
 
 
-def filled(code: CodeType, objects: Mapping[str, object], filename: str) -> CodeType:
-    """Return *code* with *objects* where their names stand, as if it stood in a file of that name."""
+def filled(
+    code: CodeType, objects: Mapping[str, object], filename: str, renamed: Mapping[str, str] = _NO_NAMES
+) -> CodeType:
+    """
+    Return *code* with *objects* where their names stand, as if it stood in a file of that name.
+
+    The objects live as long as the code, and a call that is under way when something changes keeps those that
+    it began with. What it looks up instead goes by the names in *renamed*.
+    """
     all_of_them = {"": SimpleNamespace(**objects), **objects}
     consts = [
         all_of_them[each[1:]] if isinstance(each, str) and each[:1] == MARK else each
         for each in code.co_consts
     ]
-    return code.replace(co_consts=tuple(consts), co_filename=filename)
+    names = tuple(renamed.get(each, each) for each in code.co_names)
+    return code.replace(co_consts=tuple(consts), co_names=names, co_filename=filename)
 
 
 _NAME: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(\.(?=[A-Za-z_]))?")

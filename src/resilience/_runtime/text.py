@@ -430,7 +430,7 @@ class _Body:
     def _after_failure(self) -> list[str]:
         tokens = ", ".join(part.token for part in self._parts)
         began = "began" if self._reads_began else "None"
-        go_on = f"{self._signature.awaited}replay.plan.{'a' if self._signature.is_async else ''}replayed"
+        go_on = f"{self._signature.awaited}replay.origin.{'a' if self._signature.is_async else ''}replayed"
         at = ", at" if self._timed and self._signature.is_async else ""
         deadline = ", deadline=deadline" if self._for_deadline else ""
         lines = [

@@ -3,7 +3,7 @@
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resilience._runtime.hot import Again, Fail, Hot, Tally
+from resilience._runtime.hot import Again, Fail, Hot, Tally, Visible
 from resilience.retry._progress import StopReason
 from resilience.retry._settings import RetrySettings, counts_in_flight, is_tenacity
 from resilience.typing import Budget
@@ -24,7 +24,7 @@ class Paying(Protocol):
         ...
 
 
-class Begun:
+class Begun(Visible):
     """
     What calls begin with.
 
