@@ -28,6 +28,6 @@ class Recent:
 
     def median(self) -> float | None:
         """Return the middle value, the lower of two; None while there are too few."""
-        # A list first: another thread may add while we look.
-        ordered = sorted(list(self._values))  # noqa: C414  # sorted() alone could see the deque change
+        # A copy first, which is one step of every interpreter: another thread may add while we look.
+        ordered = sorted(self._values.copy())
         return ordered[(len(ordered) - 1) // 2] if len(ordered) >= self._least else None

@@ -141,7 +141,8 @@ class Admission(Policy):
         """Go on with what was refused at once: wait, or count it; return the last decision."""
         if max_wait > 0:
             return (yield from self._wait(ask, max_wait, deadline, hold))
-        self.counts.rejected += 1
+        with self._lock:
+            self.counts.rejected += 1
         return refusal
 
     def _wait(self, ask: Ask, max_wait: Seconds, deadline: Seconds | None, hold: Hold) -> Acquiring:

@@ -60,7 +60,8 @@ class Gate(Admission):
         try:
             decision = self._decide(ask, permit)
             if isinstance(decision, Refusal):
-                self.counts.rejected += 1
+                with self._lock:
+                    self.counts.rejected += 1
                 return Rejection(self, decision.retry_after)
             permit.begin()
         except BaseException:

@@ -217,7 +217,8 @@ class Cache(Policy):
                     return (yield from self._lead(flight, spot, judge, call, inner))
                 if ahead is None or waiter is None:
                     # The function called itself, or what waits for it: to wait would be for ever.
-                    self.misses += 1
+                    with self._lock:
+                        self.misses += 1
                     return (yield from inner(call))
                 outcome = yield from self._follow(ahead, waiter, spot, call)
                 if outcome is not None:
@@ -231,7 +232,8 @@ class Cache(Policy):
                     raise
 
     def _lead(self, flight: Flight, spot: Spot, judge: Judge, call: Call, inner: Inner) -> Flow:
-        self.misses += 1
+        with self._lock:
+            self.misses += 1
         with flight.mark:
             outcome = yield from inner(call)
         verdict = judge(outcome, call.context)

@@ -1,6 +1,7 @@
 """Put something else in the place of a result that is not good."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from inspect import isawaitable
 from typing import Any, ParamSpec, TypeVar
@@ -51,7 +52,7 @@ class Fallback(Policy):
 
     """
 
-    __slots__ = ("_settings", "replaced")
+    __slots__ = ("_lock", "_settings", "replaced")
 
     kind = "fallback"
     streams = False
@@ -75,6 +76,7 @@ class Fallback(Policy):
         if on is not None:
             self._classify = _Exactly(on)
         self._settings = settings
+        self._lock = threading.RLock()
         self.replaced = 0
         """How many outcomes were replaced. Counts this process alone."""
         fork.register(self)
@@ -151,7 +153,8 @@ class Fallback(Policy):
             return (yield from self._handle(settings.handler, outcome, call))
         if outcome.error is None:
             yield Dispose(outcome.value)
-        self.replaced += 1
+        with self._lock:
+            self.replaced += 1
         return Outcome(settings.value)
 
     def _handle(self, handler: Handler, outcome: Outcome[Any], call: Call) -> Flow:
@@ -169,7 +172,8 @@ class Fallback(Policy):
             if reply.error is not None:
                 return instead_of.failed(reply.error)
             replacement = reply.value
-        self.replaced += 1
+        with self._lock:
+            self.replaced += 1
         return Outcome(replacement)
 
     def readings(self) -> Iterator[Reading]:
@@ -177,6 +181,7 @@ class Fallback(Policy):
         yield Reading("resilience.fallback.replacements", self.replaced)
 
     def _after_fork(self) -> None:
+        self._lock = threading.RLock()
         self.replaced = 0
 
 

@@ -168,7 +168,8 @@ class Heat:
             race.end(number, Verdict.IGNORED)
             return number != FIRST
         if number != FIRST:
-            policy.hedges += 1
+            with policy._lock:
+                policy.hedges += 1
         return True
 
     def _result(self, number: int) -> Outcome[Any]:

@@ -169,7 +169,8 @@ class Hedge(Policy):
         if deadline is not None and deadline <= _clock.monotonic():
             return Outcome(error=DeadlineExceededError("deadline exceeded: not started"))
         races = self._settings.may_repeat(call.context) and self._has_room()
-        self.calls += 1
+        with self._lock:
+            self.calls += 1
         heat = Heat(self, judge, budget, call, inner)
         reports = budget is not None and call.report_to(budget)
         if budget is not None and reports:
@@ -194,7 +195,8 @@ class Hedge(Policy):
         limit = self._settings.max_abandoned
         if limit is None or self._abandoned < limit:
             return True
-        self.crowded += 1
+        with self._lock:
+            self.crowded += 1
         return False
 
     def _delay_before(self, context: CallContext) -> Seconds | None:
@@ -209,7 +211,8 @@ class Hedge(Policy):
         if charge:
             self._is_dry = False
             return charge
-        self.denied += 1
+        with self._lock:
+            self.denied += 1
         if not self._is_dry:
             self._is_dry = True
             emit("resilience.hedge.budget_exhausted", self.name, {})

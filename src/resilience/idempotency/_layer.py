@@ -1,9 +1,10 @@
 """The layer between callers and the work: claims keys, hands out sessions, answers what is done already."""
 
+import threading
 from typing import ClassVar, Final, Literal, NamedTuple
 
 from resilience import _clock
-from resilience._runtime import census
+from resilience._runtime import census, fork
 from resilience._runtime.arguments import name_problems
 from resilience._runtime.flow import Sleep
 from resilience.deadline import current_deadline
@@ -93,6 +94,7 @@ class IdempotencyLayer:
         "__weakref__",
         "_cipher",
         "_codec",
+        "_lock",
         "executed",
         "heart",
         "in_progress",
@@ -134,6 +136,8 @@ class IdempotencyLayer:
         self.heart = heart_of(store, self.settings.lease)
         self.executed = self.replayed = self.in_progress = self.mismatched = self.not_replayable = 0
         self.missing_key = self.store_errors = self.takeovers = self.lost = self.unsaved = 0
+        self._lock = threading.RLock()
+        fork.register(self)
         census.enroll(self)
 
     def __repr__(self) -> str:
@@ -141,6 +145,11 @@ class IdempotencyLayer:
 
     def __del__(self) -> None:
         census.leave(self)
+
+    def _count(self, result: str, n: int = 1) -> None:
+        """Count *n* more of what is called *result* here."""
+        with self._lock:
+            setattr(self, result, getattr(self, result) + n)
 
     def readings(self) -> "list[census.Reading]":
         """Return how many requests came to which result."""
@@ -200,7 +209,7 @@ class IdempotencyLayer:
             except GeneratorExit:
                 raise
             except Exception as error:
-                self.store_errors += 1
+                self._count("store_errors")
                 if not settings.fail_open:
                     session.give_up()  # should it have been claimed all the same
                     raise IdempotencyStoreError(self.name) from error
@@ -209,8 +218,8 @@ class IdempotencyLayer:
                 yield from session.releasing()
                 raise
             if isinstance(answer, Claimed):
-                self.executed += 1
-                self.takeovers += answer.takeover
+                self._count("executed")
+                self._count("takeovers", answer.takeover)
                 return session.won(answer)
             left = until - _clock.monotonic()
             if not isinstance(answer, InFlight) or answer.unknown_outcome or left <= 0:
@@ -223,21 +232,21 @@ class IdempotencyLayer:
             try:
                 content = unseal(answer.value, key=key, codec=self._codec, cipher=self._cipher)
             except EnvelopeError as error:
-                self.store_errors += 1
+                self._count("store_errors")
                 raise IdempotencyStoreError(self.name) from error
-            self.replayed += 1
+            self._count("replayed")
             return Replayed(content)
         if isinstance(answer, InFlight):
-            self.in_progress += 1
+            self._count("in_progress")
             self._tell("in_progress")
             raise IdempotencyInProgressError(
                 self.name, answer.retry_after, unknown_outcome=answer.unknown_outcome
             )
         if isinstance(answer, Mismatch):
-            self.mismatched += 1
+            self._count("mismatched")
             self._tell("mismatch")
             raise IdempotencyMismatchError(self.name)
-        self.not_replayable += 1
+        self._count("not_replayable")
         self._tell("not_replayable")
         raise IdempotencyNotReplayableError(self.name)
 
@@ -245,6 +254,9 @@ class IdempotencyLayer:
         """Return *content* in its envelope, or None if that is longer than what is kept."""
         envelope = seal(content, key=key, codec=self._codec, cipher=self._cipher)
         return envelope if len(envelope) <= self.settings.max_value_bytes else None
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
 
     def _tell(self, result: Literal["in_progress", "mismatch", "not_replayable"]) -> None:
         emit(_CONFLICT, self.name, {_RESULT: result})

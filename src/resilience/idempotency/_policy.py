@@ -276,13 +276,13 @@ class _Work:
         try:
             return check_key(given), self.fingerprint(*args, **kwargs)
         except IdempotencyKeyError as error:
-            self.layer.missing_key += 1
+            self.layer._count("missing_key")
             raise IdempotencyKeyError(self.layer.name, problem=error.problem) from None
 
     def check_required(self) -> None:
         """Refuse the call, unless it may be made without a key."""
         if self.layer.settings.required:
-            self.layer.missing_key += 1
+            self.layer._count("missing_key")
             where = "no idempotency_key() block around" if self.key is None else "key= returned None"
             raise IdempotencyKeyError(self.layer.name, problem=where)
 

@@ -212,7 +212,7 @@ class Session:
         try:
             kept: bool = yield Ask(self._store, operation, values)
         except Exception as error:
-            self._layer.unsaved += 1
+            self._layer._count("unsaved")
             if not self._store.leases:  # the work will be rolled back: to say that it is done would be a lie
                 raise IdempotencyStoreError(self._layer.name) from error
             # The work is done, or failed by itself: that is what the caller hears.
@@ -223,7 +223,7 @@ class Session:
             raise
         if not kept:
             self.is_lost = True
-            self._layer.lost += 1
+            self._layer._count("lost")
         return kept
 
     def give_up(self) -> None:

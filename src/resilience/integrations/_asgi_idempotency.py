@@ -245,7 +245,7 @@ class IdempotencyMiddleware:
                 return key_of(fields, strict=self._is_strict)
             raise Refusal(HTTPStatus.BAD_REQUEST, "key-missing", "This request must have an idempotency key.")
         except Refusal:
-            self.layer.missing_key += 1
+            self.layer._count("missing_key")
             raise
 
     async def _begin(self, key: str, owner: str, body: bytes, scope: Scope) -> Session | Replayed:

@@ -1,6 +1,7 @@
 """Try again, if that may help, is safe, is paid for and fits into the time there is."""
 
 import random
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, cast, get_args
@@ -81,7 +82,7 @@ class Retry(Policy):
 
     """
 
-    __slots__ = ("_durations", "_random", "_settings", "_stops", "_tallies", "delay", "retries")
+    __slots__ = ("_durations", "_lock", "_random", "_settings", "_stops", "_tallies", "delay", "retries")
 
     kind = "retry"
 
@@ -148,7 +149,8 @@ class Retry(Policy):
 
     def stop(self, reason: StopReason) -> None:
         """Count a call that ended so."""
-        self._stops[reason] += 1
+        with self._lock:
+            self._stops[reason] += 1
 
     def _configure(self, settings: RetrySettings) -> None:
         self._settings = settings
@@ -292,6 +294,7 @@ class Retry(Policy):
         yield Reading("resilience.retry.delay", self.delay)
 
     def _zero(self) -> None:
+        self._lock = threading.RLock()
         self.retries = 0
         self.delay: Seconds = 0.0
         # Every reason from the start, so that counting is one statement without a call.

@@ -50,7 +50,7 @@ class RetryBudget:
 
     Attributes:
         name: Name for telemetry, or None.
-        calls: Calls that began. ``budget.calls += 1`` is all that `deposit` does.
+        calls: Calls that began. ``budget.calls += 1`` is all that `deposit` does, under a lock.
         good: Calls that ended good without charges. ``budget.good += 1`` is all that `finish` does for them.
             What generated code has counted comes into both when the budget is next asked for something.
         counts_in_flight: Whether it must know of a call when that begins, and not only when its first attempt
@@ -68,8 +68,8 @@ class RetryBudget:
 
     """
 
-    # Anybody adds to the counters without the lock: on builds with a GIL one physical line of int work
-    # is not interrupted. They are never set back while others may add: what is new is found by comparison.
+    # Where no locks are needed, generated code and users add to the two counters without one: a physical line
+    # of int work is not interrupted. They are never set back meanwhile: what is new is found by comparison.
     __slots__ = (
         "__weakref__",
         "_lock",
@@ -223,7 +223,8 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """Note that a call began."""
-        self.calls += 1
+        with self._lock:
+            self.calls += 1
 
     def try_withdraw(self, verdict: Verdict = Verdict.BAD) -> int:
         """
@@ -285,7 +286,8 @@ class RetryBudget:
 
         """
         if good and charges == 0:
-            self.good += 1
+            with self._lock:
+                self.good += 1
             return
         if charges.__class__ is not int or charges < 0:
             _require_charges(charges)

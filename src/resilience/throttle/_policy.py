@@ -190,7 +190,9 @@ class AdaptiveThrottle(Gate):
         """Return how calls ended, whom it refused, and what share it would refuse now."""
         throttle, kind, outcome = self._throttle, "resilience.throttle", "resilience.outcome"
         calls = f"{kind}.calls"
-        yield Reading(calls, throttle.good, ((outcome, "success"),))
+        with self._lock:  # a class may come that was not asked about before
+            good = throttle.good
+        yield Reading(calls, good, ((outcome, "success"),))
         yield Reading(calls, sum(throttle.ended.values()), ((outcome, "failure"),))
         yield Reading(calls, throttle.ignored, ((outcome, "ignored"),))
         yield Reading(calls, sum(throttle.rejected), ((outcome, "rejected"),))

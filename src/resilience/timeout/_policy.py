@@ -148,7 +148,8 @@ class Timeout(Policy):
 
     def out_of_time(self, seconds: Seconds | None) -> TimeoutError:
         """Return the error of a call that used up its *seconds*, and count it."""
-        self.timed_out += 1
+        with self._lock:
+            self.timed_out += 1
         return TimeoutError(f"{self.name!r} took longer than {seconds:g} s")
 
     def _fail(
@@ -203,7 +204,8 @@ class Timeout(Policy):
     ) -> Generator[Command, Any, Outcome[Any] | None]:
         limit = self._settings.max_abandoned
         if limit is not None and self._abandoned >= limit:
-            self.refused += 1
+            with self._lock:
+                self.refused += 1
             return Outcome(error=ConcurrencyLimitedError(self.name))
         work = _Work()
         try:
