@@ -18,6 +18,8 @@ from textwrap import indent
 from time import perf_counter_ns
 from typing import Any
 
+from resilience._runtime.locked import needs_locks
+
 ROUNDS = 101
 BLOCK_NS = 400_000
 """How long one loop should run: long beside the clock, short beside what else the machine does."""
@@ -214,4 +216,5 @@ def build() -> str:
     lto = "LTO" if "--with-lto" in options else "no LTO"
     shared = "shared library" if sysconfig.get_config_var("Py_ENABLE_SHARED") else "static"
     name = platform.python_implementation()
-    return f"{name} {platform.python_version()}, {pgo}, {lto}, {shared}"
+    locks = ", with locks" if needs_locks() else ""
+    return f"{name} {platform.python_version()}, {pgo}, {lto}, {shared}{locks}"

@@ -23,7 +23,7 @@ from resilience import (
     current_attempt,
     listen,
 )
-from resilience._runtime import adrive, drive
+from resilience._runtime import adrive, drive, locked
 from resilience._runtime import compile as compiling
 from resilience.backoff import constant
 from resilience.deadline import check_deadline, current_deadline, deadline, remaining
@@ -305,10 +305,14 @@ def state(retry, breaker, limiter, places, budget):
     ],
 )  # fmt: skip
 def test_both_ways_everything_is_the_same(given_settings, schedule):
-    generated = history(given_settings, schedule)
+    with patch.object(locked, "_needs_locks", False):
+        generated = history(given_settings, schedule)
+    with patch.object(locked, "_needs_locks", True):
+        with_locks = history(given_settings, schedule)
     with patch.object(compiling, "is_on", lambda: False):
         driven = history(given_settings, schedule)
     assert generated == driven
+    assert with_locks == driven
 
 
 @given(settings, st.lists(steps, max_size=12))
@@ -401,9 +405,10 @@ def test_a_block_counts_and_decides_like_a_call(name, schedule):
     assert course(GATES[name], "async, block", schedule) == single
 
 
+@pytest.mark.parametrize("needs_locks", [False, True])
 @pytest.mark.parametrize("within", [None, 5.0, 0.5, 0.2])
-def test_the_schedules_run_generated_code(within):
-    with FakeClock():
+def test_the_schedules_run_generated_code(within, needs_locks):
+    with FakeClock(), patch.object(locked, "_needs_locks", needs_locks):
         pipeline, *_ = make(
             {
                 "breaker": {"consecutive_failures": 2}, "attempts": 3, "budget": "ratio", "burst": 50, "limit": 2,
@@ -412,6 +417,7 @@ def test_the_schedules_run_generated_code(within):
         )  # fmt: skip
         guarded = pipeline(lambda: 7)
         guarded()  # the first call comes before its code
+        assert ("._lock:" in pipeline.source(guarded)) == needs_locks
         with patch.object(drive, "run", side_effect=AssertionError("driven as a flow")), deadline(within):
             guarded()  # and another one before that of a process which knows deadlines
             assert guarded() == 7

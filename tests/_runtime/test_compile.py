@@ -31,13 +31,18 @@ from resilience import (
     deadline,
 )
 from resilience._runtime import compile as compiling
+from resilience._runtime.watch import watch
 from resilience.backoff import constant
 from resilience.concurrency_limiter._queue import Ticket
 from resilience.errors import DeadlineExceededError
 from resilience.limits import Aimd
+from resilience.telemetry._watcher import Watcher
 from resilience.testing import FakeClock
 
-pytestmark = pytest.mark.skipif(not compiling.is_on(), reason="nothing is generated here")
+pytestmark = [
+    pytest.mark.skipif(not compiling.is_on(), reason="nothing is generated here"),
+    pytest.mark.usefixtures("mode"),
+]
 
 
 def whole(name="whole", **settings):
@@ -205,13 +210,23 @@ def test_a_policy_shows_the_text():
         pipeline.source(plain)
 
 
+def test_its_code_can_be_a_key_of_a_dict():  # as profilers use it
+    try:
+        watch.put(Watcher({}, None, None))
+        guarded = whole()(lambda: 7)
+        guarded()
+        assert {guarded.__globals__.get("present", guarded).__code__: 7}
+    finally:
+        watch.put(None)
+
+
 def test_its_text_goes_with_it():
     def fetch():
         return 1
 
     guarded = whole()(fetch)
     guarded()
-    filename = guarded.__code__.co_filename
+    filename = guarded.__globals__.get("present", guarded).__code__.co_filename
     assert filename in linecache.cache
     gone = weakref.ref(guarded)
     del guarded

@@ -19,6 +19,7 @@ from resilience import (
     current_attempt,
 )
 from resilience._runtime import compile as compiling
+from resilience._runtime import locked
 from resilience._runtime.attempt import innermost
 from resilience._runtime.permit import Permit
 from resilience.backoff import constant
@@ -32,12 +33,18 @@ class Bad(Exception):
     pass
 
 
-@pytest.fixture(params=["generated", "driven"])
+@pytest.fixture(params=["generated", "with locks", "driven"])
 def way(request, monkeypatch):
-    """Both ways through a policy."""
+    """Every way through a policy."""
+    monkeypatch.setattr(locked, "_needs_locks", request.param == "with locks")
     if request.param == "driven":
         monkeypatch.setattr(compiling, "is_on", lambda: False)
     return request.param
+
+
+def running(guarded):
+    """Return the function whose code is generated: *guarded*, or what that hands its calls on to."""
+    return guarded.__globals__.get("present", guarded)
 
 
 POLICIES = {
@@ -129,7 +136,7 @@ def test_an_error_with_its_context_suppressed_keeps_that(way, policy):
     assert handled(fail).__suppress_context__
 
 
-def test_an_error_that_is_raised_again_and_again_has_no_longer_a_traceback():
+def test_an_error_that_is_raised_again_and_again_has_no_longer_a_traceback(mode):
     limit = Timeout(5.0)
     error = Bad()
 
@@ -150,7 +157,7 @@ def test_an_error_that_is_raised_again_and_again_has_no_longer_a_traceback():
 
 @pytest.mark.parametrize("nth", [1, 2])
 @pytest.mark.parametrize("end", [None, Bad, SystemExit])
-def test_a_signal_while_the_deadline_is_set_or_taken_away_costs_no_place(end, nth):
+def test_a_signal_while_the_deadline_is_set_or_taken_away_costs_no_place(mode, end, nth):
     places = ConcurrencyLimiter(limit=2)
     policy = Pipeline("stock", places, Timeout(5.0))
 
@@ -163,7 +170,7 @@ def test_a_signal_while_the_deadline_is_set_or_taken_away_costs_no_place(end, nt
         work()
     except (Bad, SystemExit):
         pass
-    set_block, count = work.__globals__["set_block"], []
+    set_block, count = running(work).__globals__["set_block"], []
 
     def struck(until):
         set_block(until)
@@ -171,7 +178,7 @@ def test_a_signal_while_the_deadline_is_set_or_taken_away_costs_no_place(end, nt
         if len(count) == nth:
             raise KeyboardInterrupt
 
-    with patch.dict(work.__globals__, set_block=struck), pytest.raises(KeyboardInterrupt):
+    with patch.dict(running(work).__globals__, set_block=struck), pytest.raises(KeyboardInterrupt):
         work()
     assert places.inflight == 0
     assert current_deadline() is None
@@ -213,7 +220,7 @@ def test_every_ending_of_a_coroutine_gives_its_place_back(way, end):
     assert (after, cancels) == (0, 0)
 
 
-def test_a_refused_coroutine_is_in_no_queue():
+def test_a_refused_coroutine_is_in_no_queue(mode):
     places = ConcurrencyLimiter(limit=1)
     limit = Timeout(5.0)
     policy = Pipeline("stock", limit, places)
@@ -238,7 +245,7 @@ def test_a_refused_coroutine_is_in_no_queue():
 
 
 @pytest.mark.parametrize("how", ["plain", "async", "refused"])
-def test_an_error_that_is_dropped_needs_no_collector(how):
+def test_an_error_that_is_dropped_needs_no_collector(mode, how):
     places = ConcurrencyLimiter(limit=1)
     policy = Pipeline("stock", Timeout(5.0), places)
 

@@ -15,6 +15,7 @@ from resilience import (
     bad_results,
 )
 from resilience._runtime import compile as compiling
+from resilience._runtime import locked
 from resilience._runtime.admission import Admission
 from resilience._runtime.guards import QuickGuard
 from resilience._runtime.hot import epoch
@@ -34,6 +35,12 @@ GATES = {
 }
 SLOW = ["_decide", "_take_back", "_give_back", "_refused_at_once"]
 """What quick blocks do not come by."""
+
+
+@pytest.fixture(autouse=True)
+def no_locks(monkeypatch):
+    """Where locks are needed no guard is quick."""
+    monkeypatch.setattr(locked, "_needs_locks", False)
 
 
 @pytest.fixture(params=GATES)

@@ -16,6 +16,8 @@ from resilience.limits import Aimd, Vegas
 from resilience.streaming import Halved, Work
 from resilience.testing import FakeClock
 
+pytestmark = pytest.mark.usefixtures("mode")
+
 generated = pytest.mark.skipif(not compiling.is_on(), reason="nothing is generated here")
 
 GATES = {

@@ -15,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from resilience._runtime.locked import needs_locks
+
+pytestmark = pytest.mark.skipif(needs_locks(), reason="the gates are for code that takes no locks")
+
 ROOT = Path(__file__).parents[2]
 AGAIN = 3
 PROGRAM = [sys.executable, "-m", "benchmarks.gates", "--short", "--json", "--held", "--margin", "0.25"]

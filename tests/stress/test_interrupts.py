@@ -19,11 +19,13 @@ from resilience import (
     RateLimiter,
     RejectedError,
     Retry,
+    RetryBudget,
     Timeout,
     backoff,
     current_attempt,
     current_deadline,
 )
+from resilience._runtime import locked
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs setitimer")
 
@@ -93,6 +95,19 @@ def test_a_concurrency_slot_comes_back():
     interrupt(lambda: limiter.call(int))
     assert limiter.inflight == 0
     assert is_free(limiter._lock)
+
+
+@pytest.mark.parametrize("needs_locks", [False, True])
+def test_generated_code_gives_back_what_it_took(needs_locks: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(locked, "_needs_locks", needs_locks)
+    budget, limiter = RetryBudget.inflight(), ConcurrencyLimiter("c", limit=3)
+    rates = RateLimiter(rate=1_000_000_000)
+    use = Pipeline("p", Retry(budget=budget), CircuitBreaker(), rates, limiter)(lambda: None)
+    use()
+    interrupt(use, times=100)
+    assert limiter.inflight == 0
+    assert budget.limit == 3  # nothing is in flight
+    assert all(is_free(each._lock) for each in (budget, rates, limiter))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

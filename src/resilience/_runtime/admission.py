@@ -11,6 +11,7 @@ from resilience._runtime import fork
 from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call, Command, Park, Waiter
 from resilience._runtime.line import Line
+from resilience._runtime.locked import NEEDS_LOCKS
 from resilience._runtime.permit import Hold
 from resilience._runtime.policy import Policy
 from resilience.errors import DeadlineExceededError
@@ -141,7 +142,10 @@ class Admission(Policy):
         """Go on with what was refused at once: wait, or count it; return the last decision."""
         if max_wait > 0:
             return (yield from self._wait(ask, max_wait, deadline, hold))
-        with self._lock:
+        if NEEDS_LOCKS:
+            with self._lock:
+                self.counts.rejected += 1
+        else:
             self.counts.rejected += 1
         return refusal
 

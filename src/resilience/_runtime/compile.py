@@ -6,7 +6,8 @@ are put around one call of the user's function (``text.py``), and made into code
 policies and parameters (``templates.py``). Whatever is not plain success goes by the code's `Plan`
 (``plan.py``).
 
-The environment variable ``RESILIENCE_COMPILE=0`` lets every call go the slow way.
+The environment variable ``RESILIENCE_COMPILE=0`` lets every call go the slow way. Free-threaded builds, and
+``RESILIENCE_LOCKS=1``, get the same statements under locks: it is decided when the code is generated.
 """
 
 import builtins
@@ -23,8 +24,9 @@ from typing import Any, Final
 from resilience import _clock
 from resilience._runtime import drive, templates, text
 from resilience._runtime.flow import leaf
-from resilience._runtime.hot import Hot, Replay, Visible, epoch, has_gil
+from resilience._runtime.hot import Hot, Replay, Visible, epoch
 from resilience._runtime.inside import Inside, driven_inside
+from resilience._runtime.locked import needs_locks
 from resilience._runtime.plan import InnerPlan, Plan
 from resilience._runtime.policy import Binding, Policy
 from resilience._runtime.text import Signature
@@ -39,8 +41,8 @@ _BUILTINS: Final = ("BaseException", "Exception", "KeyError", "float", "isinstan
 
 
 def is_on() -> bool:
-    """Whether functions are generated: not if the environment says no, and not without a GIL."""
-    return _IS_WANTED and has_gil()
+    """Whether functions are generated: not if the environment says no."""
+    return _IS_WANTED
 
 
 _IS_WANTED: Final = os.environ.get("RESILIENCE_COMPILE", "1") != "0"
@@ -71,6 +73,9 @@ class Wrapper:
     present code in its place. The function stays the same object. While a policy has no success path to write
     out, every call goes the slow way.
 
+    Where locks are needed, the function hands its calls on to another one, and that is replaced: without a
+    GIL the code of a function must not change while other threads call it (python/cpython#145272).
+
     The function owns this object, which knows it by weak reference: no cycle, and so nothing to collect.
     """
 
@@ -85,6 +90,7 @@ class Wrapper:
         self._policy, self._fn, self._name, self._slow = policy, fn, name, slow
         self._signature, is_async = signature, signature.is_async
         self._looks = not is_async
+        self._hands_on = needs_locks()
         self._filename = f"<resilience {name} {next(_numbers)}>"
         self._namespace: dict[str, Any] | None = _names_with(fn, slow, is_async=is_async)
         self._namespace["first"] = self._afirst if is_async else self._first
@@ -96,19 +102,45 @@ class Wrapper:
         """Return the function, which owns this object from here on."""
         namespace, self._namespace = self._namespace or {}, None  # the function's: it knows this object
         _add_own(self._signature, namespace)
-        self._stub = templates.stub(self._signature)
+        self._stub = code = templates.stub(self._signature)
+        if self._hands_on:
+            code = templates.handing_on(self._signature)
+            present = FunctionType(self._stub, namespace)
+            namespace = {"__name__": namespace["__name__"], "wrapper": self, self._present: present}
         by_position, by_keyword = templates.defaults_of(self._fn)
-        guarded = FunctionType(self._stub, namespace, None, by_position)
+        guarded = FunctionType(code, namespace, None, by_position)
         guarded.__kwdefaults__ = by_keyword
         self._guarded = weakref.ref(guarded)
-        with epoch.lock:
-            epoch.functions.add(self)
+        epoch.add(self)
         return guarded
 
     def __del__(self, forget: Callable[..., object] = linecache.cache.pop) -> None:
         filename = getattr(self, "_filename", None)  # not there if its making was interrupted
         if filename is not None:
             forget(filename, None)
+
+    @property
+    def _present(self) -> str:
+        """What the function that calls are handed on to is called."""
+        return self._signature.own("present")
+
+    def _running(self) -> FunctionType | None:
+        """Return the function that has the present code, or None if nobody needs it any more."""
+        guarded = self._guarded()
+        if guarded is None or not self._hands_on:
+            return guarded
+        present: FunctionType = guarded.__globals__[self._present]
+        return present
+
+    def _put(self, code: CodeType) -> None:
+        """Let the next calls run *code*. The lock of the epoch is held."""
+        guarded, running = self._guarded(), self._running()
+        if guarded is None or running is None:
+            return
+        if self._hands_on:
+            guarded.__globals__[self._present] = FunctionType(code, running.__globals__)
+        else:
+            guarded.__code__ = code
 
     @property
     def source(self) -> str:
@@ -118,9 +150,7 @@ class Wrapper:
 
     def retire(self) -> None:
         """Let the next call look the code over."""
-        guarded = self._guarded()
-        if guarded is not None:
-            guarded.__code__ = self._stub
+        self._put(self._stub)
 
     def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a call with code that is up to date, and let the next ones have it."""
@@ -130,10 +160,11 @@ class Wrapper:
         return await self._current()(*args, **kwargs)
 
     def _current(self) -> Callable[..., Any]:
-        made, guarded = self._renewed(), self._guarded()
+        made = self._renewed()
         self._install(made)
+        running = self._running()
         # Not the function itself, which has no such code any more if the epoch has just ended.
-        return self._slow if guarded is None or guarded.__code__ is not made[1] else guarded
+        return self._slow if running is None or running.__code__ is not made[1] else running
 
     def is_plain(self) -> None:
         """Look no more for a coroutine: a function that has once returned something else will return none."""
@@ -142,16 +173,15 @@ class Wrapper:
         self._install(self._renewed())
 
     def _renewed(self) -> tuple[int, CodeType]:
-        made, guarded = self._made, self._guarded()
-        if made[0] != epoch.n and guarded is not None:
-            self._made = made = self._made_from(guarded.__globals__)
+        made, running = self._made, self._running()
+        if made[0] != epoch.n and running is not None:
+            self._made = made = self._made_from(running.__globals__)
         return made
 
     def _install(self, made: tuple[int, CodeType]) -> None:
-        guarded = self._guarded()
         with epoch.lock:
-            if guarded is not None and made[0] == epoch.n:
-                guarded.__code__ = made[1]
+            if made[0] == epoch.n:
+                self._put(made[1])
 
     def _made_from(self, namespace: dict[str, Any]) -> tuple[int, CodeType]:
         """Return the code of the present epoch, and the epoch's number; *namespace* gets what it looks up."""
@@ -168,7 +198,7 @@ class Wrapper:
 
         def home() -> FunctionType | None:
             wrapper = own()
-            return None if wrapper is None else wrapper._guarded()
+            return None if wrapper is None else wrapper._running()
 
         return made_in, _code(self._signature, plan, namespace, self._filename, home, looks=self._looks)
 
@@ -309,6 +339,7 @@ def written_out(
         for_trio=trio is not None,
         for_fake=signature.is_async and _clock.fake is not None,
         is_inner=is_inner,
+        is_locked=needs_locks(),
     )
     objects: dict[str, object] = {}
     for place, hot in enumerate(shapes, 1):

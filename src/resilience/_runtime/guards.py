@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from resilience import _clock
 from resilience._runtime import compile as compiling
 from resilience._runtime.hot import ELSE, Hot, epoch
+from resilience._runtime.locked import needs_locks
 from resilience._runtime.permit import Guard, Permit
 from resilience._runtime.policy import Binding
 from resilience._runtime.text import INDENT
@@ -89,7 +90,8 @@ class QuickGuard(Guard):
 def way_of(gate: "Gate") -> Way:
     """Return the present way past *gate*."""
     made_in = epoch.n  # first: what changes from here on ends this epoch
-    hots = gate.own_hots(Binding(gate.name)) if compiling.is_on() else None
+    # Where locks are needed, nothing is left to be quick.
+    hots = gate.own_hots(Binding(gate.name)) if compiling.is_on() and not needs_locks() else None
     hot = None if hots is None else hots[0][1]
     if hot is None or hot.token is None or _VARIABLE.fullmatch(hot.token) is None:
         return Way(made_in)

@@ -14,6 +14,7 @@ from resilience import _clock
 from resilience._runtime import compile as compiler
 from resilience._runtime.gate import Gate
 from resilience._runtime.hot import ELSE, Hot, epoch
+from resilience._runtime.locked import indented, needs_locks
 from resilience._runtime.permit import Permit
 from resilience._runtime.policy import Binding
 from resilience._runtime.text import INDENT, Part
@@ -103,8 +104,7 @@ class Halved:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self.halves: Halves | None = None
-        with epoch.lock:
-            epoch.functions.add(self)
+        epoch.add(self)
 
     def retire(self) -> None:
         """Let the next look have them made anew."""
@@ -167,7 +167,7 @@ def _halves(gate: Gate, hot: Hot) -> Halves:
     names = {"gate": gate, "monotonic": _clock.monotonic, "Permit": Permit}
     names |= {f"{name}_1": value for name, value in hot.names.items()}
     namespace: dict[str, Any] = {}
-    exec(_text(Part(hot, 1), tuple(names)), namespace)  # noqa: S102  # statements of this package
+    exec(_text(Part(hot, 1, is_locked=needs_locks()), tuple(names)), namespace)  # noqa: S102  # statements of this package
     return Halves(*namespace.pop("halves")(**names))  # no cycle: namespace -> function -> namespace
 
 
@@ -184,15 +184,18 @@ def _text(part: Part, names: tuple[str, ...]) -> str:
 def _first(part: Part, kept: tuple[str, ...]) -> list[str]:
     hot = part.hot
     refused = [] if hot.refused is None else [f"{_condition(part, hot.refused)}: return False"]
-    return _function(
-        "def take(work):",
-        *(f"if {condition}: return False" for condition in part.texts(hot.unless)),
-        *(["began = monotonic()"] if hot.reads_began else []),
-        *part.texts(hot.take),
+    take = [
+        *part.plain(hot.take),
         *refused,
         "work.holds = True",
         *([f"work.kept = {', '.join(kept)}"] if kept else []),
-        *part.texts(hot.taken),
+        *part.plain(hot.taken),
+    ]
+    return _function(
+        "def take(work):",
+        *(f"if {condition}: return False" for condition in part.plain(hot.unless)),
+        *(["began = monotonic()"] if hot.reads_began else []),
+        *(take if part.lock is None else [f"with {part.lock}:", *indented(take)]),
         "return True",
     )
 
@@ -200,7 +203,7 @@ def _first(part: Part, kept: tuple[str, ...]) -> list[str]:
 def _second(part: Part, kept: tuple[str, ...]) -> list[list[str]]:
     hot = part.hot
     known = [f"{', '.join(kept)} = work.kept"] if kept else []
-    back = ["if not work.holds: return", *known, "work.holds = False", *part.texts(hot.release)]
+    back = ["if not work.holds: return", *known, *part.texts(("work.holds = False", *hot.release))]
     now = ["now = monotonic()"] if hot.reads_now else []
     return [
         _function(

@@ -1,11 +1,10 @@
 """What generated code repeats of a policy: its success path, as statements."""
 
-import sys
 import threading
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
-from weakref import WeakMethod, WeakSet
+from weakref import WeakMethod, ref
 
 from resilience import _clock
 from resilience.deadline import usage
@@ -65,6 +64,12 @@ ELSE: Final = "else"
 """What `Hot.refused` is if the last statement of `Hot.take` is an ``if`` of one line."""
 
 
+class Unlocked(str):
+    """A statement that calls a method, which takes the lock by itself if it needs to."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hot:
     """
@@ -76,11 +81,18 @@ class Hot:
     Where interpreters switch threads only at calls and loops, a statement of one line without a call
     needs no lock. What is slower, or rare, is a method of the policy.
 
+    Where they switch at any moment, see `resilience._runtime.locked`, all statements but `Unlocked` ones
+    stand under *lock*: the very lock that the policy's methods hold, so that both ways exclude each other.
+    What another thread does between two statements does no harm either way. No second lock is taken under it,
+    and nothing of a user's is called.
+
     Attributes:
         names: The objects that the statements use.
+        lock: Expression for the lock; None if nothing is counted. Each call looks it up: a fork renews locks.
         unless: Conditions under which the call goes the slow way, before anything is taken.
         take: Statements that take what the policy gives out.
-        refused: Whether that failed, so that the call goes the slow way; or `ELSE`.
+        refused: Whether that failed, so that the call goes the slow way; or `ELSE`. A condition only where
+            there is nothing to take: it is asked without the lock.
         taken: Statements for once it is taken.
         undo: Statements that give it back as if it had never been taken: a later policy refused.
         release: Statements that give back what is held during the call; at once, before anything else.
@@ -97,6 +109,7 @@ class Hot:
     """
 
     names: Mapping[str, object] = field(default_factory=dict[str, object])
+    lock: str | None = None
     unless: tuple[str, ...] = ()
     take: tuple[str, ...] = ()
     refused: str | None = None
@@ -118,7 +131,7 @@ class Hot:
         """All that the text depends on: policies with equal ones are written out alike."""
         return (
             self.unless, self.take, self.refused, self.taken, self.undo, self.release, self.good, self.let_go,
-            self.token, self.refuse is None, self.seconds, self.reads_began, self.reads_now,
+            self.token, self.refuse is None, self.seconds, self.reads_began, self.reads_now, self.lock,
         )  # fmt: skip
 
     @property
@@ -156,6 +169,8 @@ class Visible:
 class Tally:
     """
     Good calls that generated code has counted for a policy and for the budget that it spends from.
+
+    Where locks are needed, all who count here hold the same one; to read one number takes none.
 
     Attributes:
         good: Calls that ended well at the first attempt. A float, which is quicker to add to than an int, and
@@ -199,12 +214,6 @@ class Renewable(Protocol):
         ...
 
 
-def has_gil() -> bool:
-    """Whether a statement of one line without a call needs no lock."""
-    asks = getattr(sys, "_is_gil_enabled", None)  # there from 3.13 on
-    return asks is None or asks()
-
-
 class Epoch:
     """
     Counts changes of what generated code was made from: settings, policies, budgets, a fork.
@@ -215,7 +224,8 @@ class Epoch:
     Attributes:
         n: How many there were.
         lock: Held while code is put in place or taken away.
-        functions: All functions with generated code.
+        functions: All functions with generated code, by ``id``. To read the values of a plain dict is one
+            step of the interpreter, so that functions may come and go meanwhile, in any thread.
 
     """
 
@@ -224,14 +234,25 @@ class Epoch:
     def __init__(self) -> None:
         self.n = 0
         self.lock = threading.RLock()
-        self.functions: WeakSet[Renewable] = WeakSet()
+        self.functions: dict[int, ref[Renewable]] = {}
+
+    def add(self, function: Renewable) -> None:
+        """Let *function* be looked over whenever an epoch ends, for as long as it lives."""
+        key = id(function)
+
+        def forget(reference: "ref[Renewable]") -> None:
+            if self.functions.get(key) is reference:
+                self.functions.pop(key, None)
+
+        self.functions[key] = ref(function, forget)
 
     def end(self) -> None:
         """Let all generated code be looked over before its next call."""
         with self.lock:
             self.n += 1
-            for function in self.functions:
-                function.retire()
+            for reference in list(self.functions.values()):
+                if (function := reference()) is not None:
+                    function.retire()
 
     def after_fork(self) -> None:
         """Begin anew in a child, where nobody holds the lock."""
@@ -278,7 +299,8 @@ class Replay:
     A call whose first attempt has run already, in generated code, and failed.
 
     From the innermost outwards, each policy takes its part of the failure, as far as that is plain. The flow
-    of the others takes over what they hold, each its own token, and finds the outcome where they are.
+    of the others takes over what they hold, each its own token, and finds the outcome where they are. It
+    belongs to one call, and so to one thread at a time.
 
     Attributes:
         origin: The plan that it comes from.

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from types import CodeType, FunctionType, SimpleNamespace
+from types import CodeType, FunctionType
 from typing import Any, Final
 
 from resilience._runtime import text
@@ -93,6 +93,19 @@ def stub(signature: Signature) -> CodeType:
     return template(text.stub(signature), frozenset())
 
 
+@lru_cache(MOST_TEMPLATES)
+def handing_on(signature: Signature) -> CodeType:
+    """Return the code of a function that hands its calls on."""
+    return template(text.handing_on(signature), frozenset())
+
+
+class _All:
+    """Several objects as one, with a hash: profilers use code, and so its constants, as a key."""
+
+    def __init__(self, objects: Mapping[str, object]) -> None:
+        vars(self).update(objects)
+
+
 def filled(
     code: CodeType, objects: Mapping[str, object], filename: str, renamed: Mapping[str, str] = _NO_NAMES
 ) -> CodeType:
@@ -102,7 +115,7 @@ def filled(
     The objects live as long as the code, and a call that is under way when something changes keeps those that
     it began with. What it looks up instead goes by the names in *renamed*.
     """
-    all_of_them = {"": SimpleNamespace(**objects), **objects}
+    all_of_them = {"": _All(objects), **objects}
     consts = [
         all_of_them[each[1:]] if isinstance(each, str) and each[:1] == MARK else each
         for each in code.co_consts
@@ -115,12 +128,13 @@ _NAME: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(\.(?=[A-Za-z_]))?")
 """A name, and the dot behind it if an attribute is used."""
 
 
-def source(signature: Signature, hots: Sequence[Hot], **flags: bool) -> str:
+def source(signature: Signature, hots: Sequence[Hot], *, is_locked: bool = False, **flags: bool) -> str:
     """Return what `text.hot` does, put together once for each kind of function and policies."""
-    key = (signature.head, *flags.values(), *[hot.shape for hot in hots])
+    key = (signature.head, is_locked, *flags.values(), *[hot.shape for hot in hots])
     known = _sources.get(key)
     if known is None:
-        known = text.hot(signature, [Part(hot, place) for place, hot in enumerate(hots, 1)], **flags)
+        parts = [Part(hot, place, is_locked=is_locked) for place, hot in enumerate(hots, 1)]
+        known = text.hot(signature, parts, **flags)
         if len(_sources) < MOST_TEMPLATES:
             _sources[key] = known
     return known

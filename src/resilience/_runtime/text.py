@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from string import Template
 from typing import Final
 
-from resilience._runtime.hot import ELSE, NOTHING, Hot
-
-INDENT: Final = "    "
+from resilience._runtime import locked
+from resilience._runtime.hot import ELSE, NOTHING, Hot, Unlocked
+from resilience._runtime.locked import INDENT as INDENT
+from resilience._runtime.locked import indented as _indented
 
 _WORD: Final = re.compile(r"(?<![.\w'])[A-Za-z_]\w*")
 """A name of the text's own: no attribute, and no word in quotes."""
@@ -101,19 +102,47 @@ class Part:
     Attributes:
         hot: The statements as the policy has them.
         place: Which of the policies it is, from 1.
+        lock: The lock under which it counts, or None.
+        holds: What says whether it holds something, where that is taken under a lock.
 
     """
 
-    def __init__(self, hot: Hot, place: int) -> None:
+    def __init__(self, hot: Hot, place: int, *, is_locked: bool = False) -> None:
         self.hot = hot
         self.place = place
         self._names = _Names(f"_{place}")
+        self.lock = self.text(hot.lock) if is_locked and hot.lock is not None else None
+        self.holds = self.text("$holds")
 
     def text(self, statement: str) -> str:
         return Template(statement).substitute(self._names)
 
-    def texts(self, statements: Iterable[str]) -> list[str]:
+    def plain(self, statements: Iterable[str]) -> list[str]:
         return [self.text(each) for each in statements]
+
+    def texts(self, statements: Iterable[str]) -> list[str]:
+        if self.lock is None:
+            return self.plain(statements)
+        return locked.under(self.lock, [(self.text(each), isinstance(each, Unlocked)) for each in statements])
+
+    @property
+    def release(self) -> list[str]:
+        return self._ending(self.hot.release)
+
+    @property
+    def good(self) -> list[str]:
+        return self.texts(self.hot.good) if self.hot.release else self._ending(self.hot.good)
+
+    @property
+    def in_the_end(self) -> list[str]:
+        """What is done if a call that ended well was interrupted while something is still held."""
+        if not self.hot.take:
+            return []
+        return self.release or (self.texts(self.hot.let_go) if self.hot.good else [])
+
+    def _ending(self, statements: Iterable[str]) -> list[str]:
+        is_held = self.lock is not None and self.hot.take and statements
+        return self.texts(("$holds = False", *statements) if is_held else statements)
 
     @property
     def token(self) -> str:
@@ -134,6 +163,11 @@ class _Names(dict[str, str]):
 def stub(signature: Signature) -> str:
     """Return the text of a function before there is code for it, or after that has become old."""
     return signature.text([f"return {signature.awaited}first({signature.args})"])
+
+
+def handing_on(signature: Signature) -> str:
+    """Return the text of a function that hands its calls on to the one which is the present."""
+    return signature.text([f"return {signature.awaited}present({signature.passed})"])
 
 
 def plain(signature: Signature) -> str:
@@ -202,13 +236,13 @@ class _Body:
         self._reads_began = bool(self._timed) or any(part.hot.reads_began for part in parts)
         self._cuts = for_deadline and signature.is_async
         self._outer = "outer" if for_deadline and self._timed else "None"
-        self._release = [line for part in self._inner_first for line in part.texts(part.hot.release)]
+        self._release = [line for part in self._inner_first for line in part.release]
         self._let_go = [line for part in self._inner_first for line in part.texts(part.hot.let_go)]
 
     def lines(self) -> list[str]:
         lines = self._look_for_deadline() if self._for_deadline else []
         for part in self._parts:
-            for condition in part.texts(part.hot.unless):
+            for condition in part.plain(part.hot.unless):
                 lines += [f"if {condition}:", INDENT + self._leave(part, [])]
         lines += self._find_queues() if self._signature.is_async else []
         lines += self._find_cuts() if self._cuts else []
@@ -217,13 +251,9 @@ class _Body:
         lines += self._set_end() if self._timed else []
         taken: list[Part] = []
         for part in self._parts:
-            lines += part.texts(part.hot.take)
-            if part.hot.refused is not None:
-                asks = part.text(part.hot.refused)
-                lines.append(f"{ELSE}:" if asks == ELSE else f"if {asks}:")
-                undo = [line for each in reversed(taken) for line in each.texts(each.hot.undo)]
-                lines += _indented([*undo, *self._forget_task, self._leave(part, taken)])
-            lines += part.texts(part.hot.taken)
+            lines += (
+                self._admission(part, taken) if part.lock is None else self._locked_admission(part, taken)
+            )
             taken.append(part)
         lines += ["try:", *_indented(self._attempt())]
         lines += self._endings()
@@ -237,6 +267,33 @@ class _Body:
             *_indented(_indented(self._after_failure())),
             "raise DeadlineExceededError(started=True)",
         ]
+
+    def _admission(self, part: Part, taken: list[Part]) -> list[str]:
+        lines = part.texts(part.hot.take)
+        if part.hot.refused is not None:
+            asks = part.text(part.hot.refused)
+            lines.append(f"{ELSE}:" if asks == ELSE else f"if {asks}:")
+            lines += _indented([*self._undo(taken), self._leave(part, taken)])
+        return lines + part.texts(part.hot.taken)
+
+    def _locked_admission(self, part: Part, taken: list[Part]) -> list[str]:
+        hot, undo = part.hot, self._undo(taken)
+        refused = _indented([*undo, self._leave(part, taken)])
+        lines: list[str] = []
+        take = part.plain((*hot.take, *hot.taken))
+        if hot.refused == ELSE:
+            take = [*part.plain(hot.take), f"else: {part.holds} = False"]
+            take += [f"if {part.holds}: {line}" for line in part.plain(hot.taken)]
+        elif hot.refused is not None:
+            lines += [f"if {part.text(hot.refused)}:", *refused]
+        if take and part.lock is not None:
+            own = part.texts(hot.undo)
+            lines += locked.taken(part.lock, part.holds, take, undo=own, otherwise=undo)
+        return [*lines, f"if not {part.holds}:", *refused] if hot.refused == ELSE else lines
+
+    def _undo(self, taken: list[Part]) -> list[str]:
+        undo = [line for each in reversed(taken) for line in each.texts(each.hot.undo)]
+        return [*undo, *self._forget_task]
 
     def _leave(self, part: Part, taken: list[Part]) -> str:
         """Return what is done where *part* does not let the call pass."""
@@ -384,7 +441,13 @@ class _Body:
             if cut:
                 lines += ["except BaseException:", *_indented([*cut, "raise"])]
         good = self._good()
-        return [*lines, "else:", *_indented([*good, "return value"])] if good else lines
+        if good:
+            good.append("return value")
+            held = [
+                (part.holds, part.in_the_end) for part in self._inner_first if part.lock and part.in_the_end
+            ]
+            lines += ["else:", *_indented(locked.surely(good, held) if held else good)]
+        return lines
 
     @property
     def _unless_late(self) -> list[str]:
@@ -424,7 +487,7 @@ class _Body:
         if any(part.hot.reads_now for part in self._parts):
             lines.append("now = monotonic()")
         for part in self._inner_first:
-            lines += part.texts(part.hot.good)
+            lines += part.good
         return lines
 
     def _after_failure(self) -> list[str]:
@@ -459,10 +522,6 @@ _BEGAN: Final = "began = monotonic()"
 def _surely(first: str, then: list[str]) -> list[str]:
     """Return the call *first*, and *then* also if a signal comes during the call."""
     return ["try:", INDENT + first, "finally:", *_indented(then)] if then else [first]
-
-
-def _indented(lines: Iterable[str]) -> list[str]:
-    return [INDENT + line for line in lines]
 
 
 def _declared(parameters: list[inspect.Parameter]) -> str:

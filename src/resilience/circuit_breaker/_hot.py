@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from resilience._runtime.hot import Fail, Hot
+from resilience._runtime.hot import Fail, Hot, Unlocked
 from resilience._runtime.policy import Policy
 from resilience.circuit_breaker._machine import Circuit
 from resilience.errors import RejectedError
@@ -16,8 +16,9 @@ def hot(policy: Policy, circuit: Circuit, refuse: Callable[[], RejectedError | N
     instant = "monotonic()" if counts_calls else "now"
     return Hot(
         names={"breaker": policy, "circuit": circuit},
+        lock="$breaker._lock",
         unless=("($cell := $circuit.cell) is None",),
-        good=(f"if {end}: $breaker._rotate({instant}, $cell)", "$cell.good += 1.0"),
+        good=(Unlocked(f"if {end}: $breaker._rotate({instant}, $cell)"), "$cell.good += 1.0"),
         let_go=("$circuit.cancelled += 1",),
         token="$cell",  # noqa: S106  # no secret
         refuse=refuse,

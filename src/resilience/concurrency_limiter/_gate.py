@@ -11,6 +11,7 @@ from resilience._runtime.flow import Call, Waiter
 from resilience._runtime.gate import Ask as AnyAsk
 from resilience._runtime.gate import Decision, Gate
 from resilience._runtime.hot import Fail, Hot, weakly
+from resilience._runtime.locked import needs_locks
 from resilience._runtime.policy import Binding, Traits
 from resilience.concurrency_limiter._ask import Ask, check_hashable
 from resilience.concurrency_limiter._cell import Cell, Slot
@@ -159,9 +160,12 @@ class LimitGate(Gate):
         """Return what a call runs for which there is a place; none if it takes more than a count."""
         if self._partitions is not None:
             return None
-        fail = self._failing_at_rest(self.failing(self.judge(binding)))
-        refuse = None if self._max_wait > 0 else weakly(self._refuse)
-        return hot(self, self._bulkhead, refuse=refuse, fail=fail)
+        fail, refuse = self.failing(self.judge(binding)), self._refuse
+        if needs_locks():
+            refuse = self._refuse_for_certain
+        else:
+            fail = self._failing_at_rest(fail)
+        return hot(self, self._bulkhead, refuse=None if self._max_wait > 0 else weakly(refuse), fail=fail)
 
     def _refuse(self) -> RejectedError | None:
         """Refuse a call, for generated code, if all places are taken; None if a flow must say."""
@@ -169,6 +173,14 @@ class LimitGate(Gate):
         if self._bulkhead.is_barred or cell.inflight < cell.limit:
             return None
         self.counts.rejected += 1
+        return self._refused(NEVER)
+
+    def _refuse_for_certain(self) -> RejectedError | None:
+        """Do as `_refuse` does where what it reads may change meanwhile."""
+        with self._lock:
+            if self._bulkhead.is_barred or self._bulkhead.has_room():
+                return None
+            self.counts.rejected += 1
         return self._refused(NEVER)
 
     def _failing_at_rest(self, fail: Fail) -> Fail:
@@ -253,7 +265,8 @@ class LimitGate(Gate):
 
     def _report(self, before: int, after: int, cause: str) -> None:
         if after != before:
-            self.counts.change(is_raised=after > before)
+            with self._lock:
+                self.counts.change(is_raised=after > before)
             emit(
                 "resilience.concurrency_limiter.limit_change",
                 self.name,
@@ -269,7 +282,9 @@ class LimitGate(Gate):
         """Return who got a place, and how many there are and are taken."""
         yield from self.counts.readings("concurrency_limiter")
         bulkhead = self._bulkhead
-        yield Reading("resilience.concurrency_limiter.usage", bulkhead.inflight, is_level=True)
+        with self._lock:
+            inflight = bulkhead.inflight
+        yield Reading("resilience.concurrency_limiter.usage", inflight, is_level=True)
         yield Reading("resilience.concurrency_limiter.limit", bulkhead.limit, is_level=True)
         yield Reading("resilience.concurrency_limiter.queue.usage", len(self._line), is_level=True)
 

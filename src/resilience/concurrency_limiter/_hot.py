@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from resilience._runtime.hot import ELSE, Fail, Hot
+from resilience._runtime.hot import ELSE, Fail, Hot, Unlocked
 from resilience._runtime.policy import Policy
 from resilience.concurrency_limiter._limit import FixedLimit
 from resilience.concurrency_limiter._machine import Bulkhead
@@ -20,7 +20,7 @@ def hot(
     learns = not isinstance(bulkhead.source, FixedLimit)
     is_timed = learns and bulkhead.needs_latency
     names = {"limiter": policy, "bulkhead": bulkhead, "cell": bulkhead.cell}
-    wake = "if $bulkhead.is_barred: $limiter._wake_next()"
+    wake = Unlocked("if $bulkhead.is_barred: $limiter._wake_next()")
     # In one go: who joined the line meanwhile would wait for the next call to end.
     back = ("$cell.ceiling += 1.0", wake)
     timed = (
@@ -30,13 +30,14 @@ def hot(
         "if $took < $cell.shortest: $cell.shortest = $took",
         *(("$cell.times.append($took)",) if bulkhead.wants_times else ()),
     )
-    sampled = (
+    sampled = Unlocked(
         "if now >= $bulkhead.window_end: $limiter._take_sample()"
         if is_timed
         else "if $n >= $bulkhead.look_at: $limiter._look_for_sample()"
     )
     return Hot(
         names=names,
+        lock="$limiter._lock",
         take=("if ($n := $cell.started) < $cell.ceiling: $cell.started = $n + 1.0",),
         refused=ELSE,
         undo=("$cell.started -= 1.0", wake),

@@ -248,7 +248,11 @@ class Bulkhead:
         return sample
 
     def looked(self) -> None:
-        """Take note that the window is not over yet. Needs no lock: who comes in between looks once more."""
+        """
+        Take note that the window is not over yet.
+
+        Needs no lock in any build: at worst some more calls look, or up to `MOST_UNSEEN` more do not.
+        """
         cell = self.cell
         calls = cell.ended - self._marks[3]
         self.look_at = cell.started + min(MOST_UNSEEN, calls // SHARE_UNSEEN)

@@ -171,7 +171,8 @@ class ConcurrencyLimiter(LimitGate):
     @property
     def inflight(self) -> int:
         """Calls that run now; more than the limit for a while after it was lowered."""
-        return self._bulkhead.inflight
+        with self._lock:  # two numbers, which change together
+            return self._bulkhead.inflight
 
     @property
     def queued(self) -> int:
@@ -181,4 +182,4 @@ class ConcurrencyLimiter(LimitGate):
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs and nobody waits."""
-        return self._bulkhead.inflight == 0 and not self._line
+        return self.inflight == 0 and not self._line

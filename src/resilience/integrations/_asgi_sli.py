@@ -172,7 +172,7 @@ class _Watched:
     Attributes:
         slos: They.
         patience: Seconds within which an answer begins in time for all of them; below 0 if one counts in a
-            way of its own.
+            way of its own, or under a lock.
 
     """
 
@@ -181,7 +181,9 @@ class _Watched:
     def __init__(self, slos: Iterable[SLO]) -> None:
         self.slos = tuple(slos)
         limits = [slo.latency_threshold for slo in self.slos if slo.latency_threshold is not None]
-        is_plain = all(type(slo).good is SLO.good and type(slo).bad is SLO.bad for slo in self.slos)
+        is_plain = not SLO._takes_lock and all(
+            type(slo).good is SLO.good and type(slo).bad is SLO.bad for slo in self.slos
+        )
         self.patience: Seconds = min(limits, default=math.inf) if is_plain else -1.0
 
 

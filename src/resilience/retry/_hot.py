@@ -3,7 +3,8 @@
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resilience._runtime.hot import Again, Fail, Hot, Tally, Visible
+from resilience._runtime.hot import Again, Fail, Hot, Tally, Unlocked, Visible
+from resilience._runtime.locked import needs_locks
 from resilience.retry._progress import StopReason
 from resilience.retry._settings import RetrySettings, counts_in_flight, is_tenacity
 from resilience.typing import Budget
@@ -70,20 +71,25 @@ def hot(
         "tally": tally,
         "begun": Begun(retry, settings, budget),
     }
+    lock = None
+    if needs_locks():  # a name costs calls by hand a statement
+        lock, names["retry"] = "$retry._lock", retry
     take: tuple[str, ...] = ()
     undo: tuple[str, ...] = ()
     good: tuple[str, ...] = ("$tally.good += 1.0",)
     if budget is not None and counts_in_flight(budget):
         names["budget"] = budget
+        lock = "$budget._lock"  # for the tally, too, which is that of this budget alone
         take = ("$budget.calls += 1",)
         undo = ("$budget.calls -= 1",)
         good += ("$budget.good += 1",)
     return Hot(
         names=names,
+        lock=lock,
         take=take,
         undo=undo,
         good=good,
-        let_go=("$begun.end()",),
+        let_go=(Unlocked("$begun.end()"),),
         token="$begun",  # noqa: S106  # no secret
         fail=fail,
         again=again,

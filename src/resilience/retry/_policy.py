@@ -14,6 +14,7 @@ from resilience._runtime.attempt import attempt_scope
 from resilience._runtime.census import Reading
 from resilience._runtime.flow import PLAIN, Call, Dispose, Flow, Inner, Sleep
 from resilience._runtime.hot import Again, Fail, Hot, Tally
+from resilience._runtime.locked import NEEDS_LOCKS
 from resilience._runtime.policy import Binding, Judge, Policy, Step, Traits, all_right
 from resilience.backoff import Backoff, DelayFunction
 from resilience.errors import ConfigError, Problem, RejectedError
@@ -149,7 +150,10 @@ class Retry(Policy):
 
     def stop(self, reason: StopReason) -> None:
         """Count a call that ended so."""
-        with self._lock:
+        if NEEDS_LOCKS:
+            with self._lock:
+                self._stops[reason] += 1
+        else:
             self._stops[reason] += 1
 
     def _configure(self, settings: RetrySettings) -> None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from resilience import _clock
 from resilience._runtime.flow import PLAIN, Call
+from resilience._runtime.locked import NEEDS_LOCKS
 from resilience._runtime.policy import Judge
 from resilience._runtime.watch import watch
 from resilience.backoff import LONGEST, Delays
@@ -128,7 +129,11 @@ class Progress:
             self._error = error
         self.delay = delay
         self._slept += delay
-        self._retry.delay += delay
+        if NEEDS_LOCKS:
+            with self._retry._lock:
+                self._retry.delay += delay
+        else:
+            self._retry.delay += delay
 
     def begin(self) -> CallContext | None:
         """Return what is known of the next attempt, which begins now; None if it has become too late."""
@@ -136,7 +141,11 @@ class Progress:
             self._end_with("deadline_exceeded", None)
             return None
         self._context = context = attempt_of(self._known, self._context.attempt + 1)
-        self._retry.retries += 1
+        if NEEDS_LOCKS:
+            with self._retry._lock:
+                self._retry.retries += 1
+        else:
+            self._retry.retries += 1
         self._began = _clock.monotonic()
         return context
 
@@ -163,7 +172,11 @@ class Progress:
         """
         if not self._is_over:
             self._is_over = True
-            self._retry._stops[self._reason] += 1
+            if NEEDS_LOCKS:
+                with self._retry._lock:
+                    self._retry._stops[self._reason] += 1
+            else:
+                self._retry._stops[self._reason] += 1
         if self._is_granted:
             self._release()
         if self.reports and self.budget is not None:

@@ -10,6 +10,7 @@ from resilience import _clock
 from resilience._runtime import census, fork
 from resilience._runtime.census import Reading
 from resilience._runtime.hot import Tally
+from resilience._runtime.locked import NEEDS_LOCKS
 from resilience._runtime.policy import name_problems
 from resilience.errors import ConfigError, Problem
 from resilience.outcome import Verdict
@@ -50,9 +51,11 @@ class RetryBudget:
 
     Attributes:
         name: Name for telemetry, or None.
-        calls: Calls that began. ``budget.calls += 1`` is all that `deposit` does, under a lock.
-        good: Calls that ended good without charges. ``budget.good += 1`` is all that `finish` does for them.
-            What generated code has counted comes into both when the budget is next asked for something.
+        calls: Calls that began. ``budget.calls += 1`` is all that `deposit` does; it takes a lock if there is
+            no GIL.
+        good: Calls that ended good without charges. ``budget.good += 1`` is all that `finish` does for them,
+            likewise. What generated code has counted comes into both when the budget is next asked for
+            something.
         counts_in_flight: Whether it must know of a call when that begins, and not only when its first attempt
             has ended.
 
@@ -223,7 +226,10 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """Note that a call began."""
-        with self._lock:
+        if NEEDS_LOCKS:
+            with self._lock:
+                self.calls += 1
+        else:
             self.calls += 1
 
     def try_withdraw(self, verdict: Verdict = Verdict.BAD) -> int:
@@ -286,7 +292,10 @@ class RetryBudget:
 
         """
         if good and charges == 0:
-            with self._lock:
+            if NEEDS_LOCKS:
+                with self._lock:
+                    self.good += 1
+            else:
                 self.good += 1
             return
         if charges.__class__ is not int or charges < 0:

@@ -6,7 +6,7 @@ noted in rings of several resolutions; the events of a window are the difference
 with which the window begins. Nothing is noted for a step without events: what stood at its beginning stood
 at that of the next one, too. So time may jump ahead as far as it likes.
 
-**What a caller may do itself**, and the policy does, without a lock::
+**What a caller may do itself**, and the policy does, without a lock where there is a GIL::
 
     if now >= budget.due: ...       # turn(now), under the lock
     budget.good += 1                # or budget.bad: one line of int work without a call

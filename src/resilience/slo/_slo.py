@@ -4,12 +4,13 @@ import re
 import threading
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 from resilience import _clock
 from resilience._core.check import Check, is_finite
 from resilience._runtime import census, fork
 from resilience._runtime.census import Attributes, Reading
+from resilience._runtime.locked import NEEDS_LOCKS
 from resilience.errors import ConfigError, Problem
 from resilience.slo._duration import RULE, UNITS, seconds_of, text_of
 from resilience.slo._machine import Budget
@@ -86,6 +87,7 @@ class SLO:
     )
 
     kind = "slo"
+    _takes_lock: ClassVar[bool] = NEEDS_LOCKS
 
     def __init__(
         self,
@@ -137,14 +139,22 @@ class SLO:
         now, budget = _clock.monotonic(), self._budget
         if now >= budget.due:
             self._turn(budget, now)
-        budget.good += 1
+        if self._takes_lock:
+            with self._lock:
+                budget.good += 1
+        else:
+            budget.good += 1
 
     def bad(self) -> None:
         """Count an event that did not."""
         now, budget = _clock.monotonic(), self._budget
         if now >= budget.due:
             self._turn(budget, now)
-        budget.bad += 1
+        if self._takes_lock:
+            with self._lock:
+                budget.bad += 1
+        else:
+            budget.bad += 1
 
     @property
     def good_events(self) -> int:

@@ -1,5 +1,6 @@
 """Calls as a whole: how they ended and how long they took, in counters of our own."""
 
+import threading
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
@@ -37,7 +38,7 @@ class CallCounts:
 
     """
 
-    __slots__ = ("__weakref__", "bad", "cancelled", "good", "name", "quick", "rejected", "seconds")
+    __slots__ = ("__weakref__", "_lock", "bad", "cancelled", "good", "name", "quick", "rejected", "seconds")
 
     kind = "call"
 
@@ -45,6 +46,7 @@ class CallCounts:
         self.name = name
         self.good = [0.0] * (len(BOUNDS) + 1)
         self.bad = [0.0] * (len(BOUNDS) + 1)
+        self._lock = threading.RLock()
         self._zero()
         fork.register(self)
         census.enroll(self)
@@ -64,18 +66,18 @@ class CallCounts:
     def count(self, ending: str, took: Seconds) -> None:
         """Count one call that ended so."""
         bucket = bisect_left(BOUNDS, took)
-        # One line each, without a call: generated code does the same without a lock.
-        if ending == "success":
-            self.good[bucket] += 1.0
-        elif ending == "failure":
-            self.bad[bucket] += 1.0
-        elif ending == "rejected":
-            self.rejected += 1
-            return
-        else:
-            self.cancelled += 1
-            return
-        self.seconds += took
+        with self._lock:
+            if ending == "success":
+                self.good[bucket] += 1.0
+            elif ending == "failure":
+                self.bad[bucket] += 1.0
+            elif ending == "rejected":
+                self.rejected += 1
+                return
+            else:
+                self.cancelled += 1
+                return
+            self.seconds += took
 
     def hot(self, judge: Judge) -> Hot:
         """Return what a call runs that ends well: `count`, as statements. *judge* says how one failed."""
@@ -90,6 +92,7 @@ class CallCounts:
 
         return Hot(
             fail=fail,
+            lock="$calls._lock",
             names={
                 "calls": self,
                 "cells": self.good,
@@ -110,7 +113,8 @@ class CallCounts:
 
     def _give_back_token(self, token: object) -> None:  # noqa: ARG002  # as of every policy
         """Count a call that was interrupted between generated code and its flow."""
-        self.cancelled += 1
+        with self._lock:
+            self.cancelled += 1
 
     def _zero(self) -> None:
         # In place: generated code holds the lists.
@@ -120,6 +124,7 @@ class CallCounts:
         self.rejected = self.cancelled = 0
 
     def _after_fork(self) -> None:
+        self._lock = threading.RLock()
         self._zero()
 
 
