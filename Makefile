@@ -86,8 +86,9 @@ mutation: $(READY) ## Change the machines' code and see whether a test notices (
 	HYPOTHESIS_PROFILE=ci $(BIN)/mutmut run --max-children 2 $(MUTANTS)
 	@$(BIN)/mutmut results | grep -v ': not checked$$' || echo "No mutant survived."
 
-gates: $(READY) ## Simulate overloads with the defaults, 20 seeds each, and ask whether they recover (minutes)
-	$(BIN)/python -m tests.sim.gates --seeds 20 $(ARGS)
+gates: $(READY) ## Simulate overloads with the defaults, for few clients and for many, and ask whether they recover (minutes)
+	@status=0; $(BIN)/python -m tests.sim.gates --seeds 20 $(ARGS) || status=1; \
+		$(BIN)/python -m tests.sim.gates --seeds 5 --clients 400 $(ARGS) || status=1; exit $$status
 
 all: check test docs bench ## Everything that must hold before a change lands
 

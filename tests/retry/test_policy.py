@@ -858,8 +858,8 @@ def test_attempts_that_helped_are_given_back(runtime, fake_clock):
     assert budget.level == 1
 
 
-def test_a_timeout_costs_more_than_a_failure_that_was_quick(runtime, fake_clock):
-    failed, timed_out = (RetryBudget.ratio(0.0, min_per_second=1.0) for _ in range(2))
+def test_a_timeout_costs_what_the_budget_asks_for_timeouts(runtime, fake_clock):
+    failed, timed_out = (RetryBudget.ratio(0.0, min_per_second=1.0, timeout_cost=2) for _ in range(2))
 
     async def body():
         await gives_up(runtime, retrying(2, budget=failed))

@@ -263,7 +263,7 @@ def test_a_retry_object_is_not_asked_about_refusals_and_missed_deadlines(runtime
 
 
 def test_a_timeout_that_a_retry_object_retries_costs_what_a_timeout_costs(runtime, fake_clock):
-    budget = RetryBudget.ratio(0.0, min_per_second=1.0)
+    budget = RetryBudget.ratio(0.0, min_per_second=1.0, timeout_cost=2)
     on = tenacity.retry_if_exception_type(TimeoutError)
     failures(runtime, TimeoutError, TimeoutError, attempts=2, on=on, budget=budget)
     assert budget.level == 8

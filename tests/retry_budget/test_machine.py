@@ -41,7 +41,7 @@ def price(settings: RatioSettings | RefundSettings, verdict: Verdict) -> int:
 
 def ratio(**changes: object) -> RatioBudget:
     """A ratio budget of nothing but its deposits, at time 0."""
-    bare = {"min_per_second": 0.0, "timeout_cost": 1}
+    bare = {"min_per_second": 0.0}
     return RatioBudget(RatioSettings(**(bare | changes)), 0.0)
 
 
@@ -66,9 +66,9 @@ class NaiveRatio:
     def __init__(self, settings: RatioSettings) -> None:
         self.settings = settings
         self.width = Fraction(settings.ttl) / SLICES
-        dearest = max(settings.cost, settings.timeout_cost, settings.throttle_cost)
+        enough = max(2 * settings.cost, settings.timeout_cost, settings.throttle_cost)
         rate = Fraction(settings.min_per_second)
-        self.reserve = max(rate * Fraction(settings.ttl), Fraction(dearest)) if rate else Fraction(0)
+        self.reserve = max(rate * Fraction(settings.ttl), Fraction(enough)) if rate else Fraction(0)
         self.floor = self.reserve
         self.coins: list[Coin] = []
         self.pending = 0
@@ -114,7 +114,8 @@ class RatioRules(RuleBasedStateMachine):
         settings=st.sampled_from(
             [
                 RatioSettings(),
-                RatioSettings(ratio=0.25, min_per_second=0.0, timeout_cost=1),
+                RatioSettings(ratio=0.25, min_per_second=0.0),
+                RatioSettings(ratio=0.1, min_per_second=0.1, timeout_cost=2),
                 RatioSettings(ratio=1 / 3, min_per_second=1.0, cost=2, timeout_cost=3, throttle_cost=1),
                 RatioSettings(ratio=2.0, min_per_second=0.2, refund=False, ttl=5.0),
                 RatioSettings(ratio=0.0, min_per_second=0.1),
@@ -518,10 +519,22 @@ def test_the_floor_is_spent_last_and_fills_again() -> None:
 
 def test_asking_often_does_not_slow_the_floor_down() -> None:
     machine = ratio(ratio=0.0, min_per_second=0.1)
-    assert withdrawals(machine, 0.0) == 1
+    assert withdrawals(machine, 0.0) == 2
     steps = 10_007
     assert all(machine.level(10.0 * step / steps) == 0 for step in range(1, steps))
     assert machine.level(10.0) == 1
+
+
+@pytest.mark.parametrize("costs", [{}, {"cost": 3}, {"timeout_cost": 2}, {"cost": 3, "throttle_cost": 5}])
+def test_the_floor_is_enough_for_the_further_attempts_of_one_call(costs: dict[str, int]) -> None:
+    machine = ratio(ratio=0.0, min_per_second=0.01, **costs)
+    assert withdrawals(machine, 0.0) == machine.limit(0.0) == 2
+
+
+@pytest.mark.parametrize("verdict", [BAD, TIMED_OUT, THROTTLED, IGNORED])
+def test_a_new_budget_pays_for_two_attempts_however_the_first_one_ended(verdict: Verdict) -> None:
+    machine = RatioBudget(RatioSettings(), 0.0)
+    assert [machine.try_withdraw(verdict, 0.0) for _ in range(3)] == [1, 1, 0]
 
 
 def test_the_floor_is_enough_for_the_dearest_attempt() -> None:
@@ -569,7 +582,7 @@ def test_deposits_without_passing_time_count_at_once() -> None:
 
 def test_a_clock_that_goes_back_counts_as_standing_still() -> None:
     machine = ratio(ratio=1.0, min_per_second=0.1)
-    assert machine.try_withdraw(BAD, 100.0)
+    assert withdrawals(machine, 100.0) == 2
     assert machine.level(50.0) == 0
     machine.collect(1, 0)
     assert machine.try_withdraw(BAD, 0.0)
@@ -623,16 +636,16 @@ def test_a_refund_does_not_revive_what_has_expired() -> None:
 def test_a_refund_that_no_deposit_has_room_for_goes_to_the_floor() -> None:
     machine = ratio(ratio=1.0, min_per_second=0.05)
     machine.collect(1, 0)
-    assert withdrawals(machine, 0.0) == 2
-    machine.finish(True, 1, 10.0)
-    assert machine.level(10.0) == machine.limit(10.0) == 1
+    assert withdrawals(machine, 0.0) == 3
+    machine.finish(True, 2, 10.0)
+    assert machine.level(10.0) == machine.limit(10.0) == 2
 
 
 def test_no_refund_lifts_a_budget_above_its_limit() -> None:
     machine = ratio(ratio=1.0, min_per_second=0.1)
     machine.collect(3, 0)
     machine.refund(1000, 0.0)
-    assert machine.level(0.0) == machine.limit(0.0) == 4
+    assert machine.level(0.0) == machine.limit(0.0) == 5
 
 
 @given(
@@ -871,14 +884,15 @@ def test_retries_that_help_are_free(settings: BudgetSettings) -> None:
     assert gain(settings, failing=0.2, calls=4000) == pytest.approx(1.24, abs=0.03)
 
 
-def test_a_thousand_small_clients_add_little_to_an_outage() -> None:
+@pytest.mark.parametrize("verdict", [BAD, TIMED_OUT, THROTTLED])
+def test_a_thousand_small_clients_add_little_to_an_outage(verdict: Verdict) -> None:
     calls, extra = 0, 0
     for _ in range(1000):
         machine = RatioBudget(RatioSettings(), 0.0)
         for second in range(60):  # one call per second each
             machine.collect(1, 0)
             calls += 1
-            extra += bool(machine.try_withdraw(BAD, float(second)))
+            extra += bool(machine.try_withdraw(verdict, float(second)))
     assert extra <= 1000 * 2 + 0.2 * calls, "two at the start, then a tenth of the calls and the floor"
 
 
@@ -907,9 +921,9 @@ def test_when_everything_succeeds_nothing_changes(settings: BudgetSettings) -> N
 def test_a_new_ratio_holds_for_new_deposits() -> None:
     machine = ratio(ratio=1.0, min_per_second=0.1)
     machine.collect(4, 0)
-    assert withdrawals(machine, 0.0, most=5) == 5
+    assert withdrawals(machine, 0.0) == 6
     machine.collect(4, 0)  # before the change, though nobody has asked since
-    machine.configure(RatioSettings(ratio=0.5, min_per_second=0.5, timeout_cost=1), 2.0)
+    machine.configure(RatioSettings(ratio=0.5, min_per_second=0.5), 2.0)
     assert machine.level(2.0) == 4
     machine.collect(4, 0)
     assert machine.level(2.0) == 6
@@ -921,9 +935,9 @@ def test_a_new_life_time_keeps_what_is_there() -> None:
     machine = ratio(ratio=1.0, min_per_second=0.5)
     machine.collect(8, 0)
     assert withdrawals(machine, 2.0, most=3) == 3
-    machine.configure(RatioSettings(ratio=1.0, min_per_second=0.1, ttl=2.0, timeout_cost=1), 2.0)
-    assert (machine.level(2.0), machine.limit(2.0)) == (5 + 1, 8 + 1)
-    assert (machine.level(4.0), machine.limit(4.0)) == (1, 1)
+    machine.configure(RatioSettings(ratio=1.0, min_per_second=0.1, ttl=2.0), 2.0)
+    assert (machine.level(2.0), machine.limit(2.0)) == (5 + 2, 8 + 2)
+    assert (machine.level(4.0), machine.limit(4.0)) == (2, 2)
 
 
 def test_a_floor_that_is_switched_on_fills_from_nothing() -> None:
@@ -967,7 +981,7 @@ def test_a_child_does_not_spend_what_its_parent_earned() -> None:
     assert machine.try_withdraw(BAD, 1.0)
     machine.collect(100, 0)
     machine.after_fork(2.0)
-    assert machine.level(2.0) == machine.limit(2.0) == 1
+    assert machine.level(2.0) == machine.limit(2.0) == 2
     assert (machine._made, machine._left) == ([0] * SLICES, [0] * SLICES)
     assert (machine.granted, machine.denied, machine.refunded) == (0, 0, 0)
     bucket = RefundBudget(RefundSettings(initial=None), 0.0)
@@ -978,7 +992,7 @@ def test_a_child_does_not_spend_what_its_parent_earned() -> None:
 
 def test_a_child_does_not_get_more_than_its_parent_had_left() -> None:
     machine = ratio(ratio=0.0, min_per_second=0.1)
-    assert machine.try_withdraw(BAD, 0.0)
+    assert withdrawals(machine, 0.0) == 2
     machine.after_fork(0.0)
     assert machine.level(0.0) == 0
     bucket = RefundBudget(RefundSettings(), 0.0)

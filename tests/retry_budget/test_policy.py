@@ -158,7 +158,7 @@ def test_a_budget_shows_its_name_and_settings() -> None:
 
 
 def test_two_retries_that_helped_give_both_charges_back(clock: Hand) -> None:
-    budget = RetryBudget.ratio(1.0, min_per_second=0.0)
+    budget = RetryBudget.ratio(1.0, min_per_second=0.0, timeout_cost=2)
     for _ in range(4):
         budget.deposit()
     charges = budget.try_withdraw() + budget.try_withdraw(Verdict.TIMED_OUT)

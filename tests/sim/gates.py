@@ -3,7 +3,8 @@ The gates that defaults must pass, and the policies that were compared to choose
 
 Run it to see them all, with 95 % intervals over the seeds::
 
-    python -m tests.sim.gates --seeds 20 --policies standard
+    python -m tests.sim.gates --seeds 20
+    python -m tests.sim.gates --seeds 5 --clients 400
 """
 
 import argparse

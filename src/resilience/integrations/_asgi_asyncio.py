@@ -46,8 +46,8 @@ class Timed(bounded):
         if outside is not None and outside < until:
             until, left = outside, outside - now
         self.until = until
-        cuts: Cuts | None
-        task: asyncio.Task[Any] | None
+        cuts: Any
+        task: Any
         if (cuts := loops.cuts).runner._thread_id != get_ident() or (task := task_of(cuts.loop)) is None:
             cuts, task, until = _here(until, left)
         self._cuts, self._task = cuts, task

@@ -10,7 +10,7 @@ SMALL_STEP: Final[Ratio] = 0.04
 """Share of the limit that it grows by, at most, per good call: at a limit of one, a good call is a whole
 round, and growing by one each time would outweigh any cut."""
 
-STEADY: Final = 10
+STEADY: Final = 20
 """Good calls in a row, without a drop, after which it grows by one per round whatever the limit."""
 
 LARGEST_STEP: Final[Ratio] = 0.05
@@ -18,8 +18,8 @@ LARGEST_STEP: Final[Ratio] = 0.05
 rounds, growing by one for each of them would outrun the cuts, of which there is one per window."""
 
 HEAVY: Final[Ratio] = 0.5
-"""Share of drops from which on a cut counts twice, and starts from what was in flight, where the limit was
-not reached: each of many small clients has room to spare when all of them together are too many."""
+"""Share of drops from which on a cut counts three times, and starts from what was in flight, where the limit
+was not reached: each of many small clients has room to spare when all of them together are too many."""
 
 QUICK: Final[Ratio] = 0.25
 """Share of the time after which calls time out: a good one that took less has found no queue."""
@@ -61,8 +61,8 @@ class Aimd:
         min_limit: Lowest limit, > 0. Default 0.35: one call at a time, and twice as much time without one,
             since even one call each of many small clients is too many.
         max_limit: Highest limit, >= 1. Default 200 (Netflix).
-        backoff: What a cut leaves of the limit, 0.5 <= b < 1; its square, where half of the calls are
-            dropped. Default 0.8 (simulated: see "Defaults").
+        backoff: What a cut leaves of the limit, 0.5 <= b < 1; its cube, where half of the calls are dropped.
+            Default 0.8 (simulated: see "Defaults"): its cube is about TCP's half.
         tolerance: Share of drops that is no congestion yet, 0 <= t < 1. Default 0.15: one endpoint of ten
             that hangs must not shut out the others.
         window: Seconds between changes, >= 0; 0 to change with every call. Default 1.0: one cut per
@@ -176,5 +176,5 @@ class Aimd:
                 self.cause = "cuts_in_vain"
                 return self._before
         if sample.drop_ratio >= HEAVY:
-            return min(self.limit, max(1, sample.peak)) * self._backoff**2
+            return min(self.limit, max(1, sample.peak)) * self._backoff**3
         return self.limit * self._backoff

@@ -138,7 +138,7 @@ class RetryBudget:
         ttl: Seconds = 10.0,
         refund: bool = True,
         cost: int = 1,
-        timeout_cost: int = 2,
+        timeout_cost: int = 1,
         throttle_cost: int = 1,
         name: str | None = None,
     ) -> Self:

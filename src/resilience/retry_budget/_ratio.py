@@ -12,6 +12,9 @@ SLICES: Final = 10
 """Into how many slices the life of a deposit is cut, as in Finagle and Tower: it is exact to one of them."""
 
 
+ATTEMPTS: Final = 2
+"""Further attempts at plain cost that the floor has room for: those of one call, as `Retry` makes them."""
+
 _BAD: Final = Verdict.BAD
 
 
@@ -74,8 +77,8 @@ class RatioBudget:
         # Rounded up, so that three calls at a third make a token.
         self._deposit = math.ceil(settings.ratio * TOKEN)
         self._rate = settings.min_per_second * TOKEN
-        dearest = max(settings.cost, settings.timeout_cost, settings.throttle_cost)
-        reserve = max(round(self._rate * settings.ttl), dearest * TOKEN)
+        enough = max(ATTEMPTS * settings.cost, settings.timeout_cost, settings.throttle_cost)
+        reserve = max(round(self._rate * settings.ttl), enough * TOKEN)
         self._reserve = reserve if self._rate else 0
 
     def collect(self, calls: int, good: int) -> None:  # noqa: ARG002  # every call pays, whatever comes of it
