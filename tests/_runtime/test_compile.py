@@ -171,6 +171,28 @@ def test_a_parameter_of_a_coroutine_function_may_have_any_name(name):
     assert asyncio.run(main()) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("name", ["deadline", "outer", "key", "cuts", "cancels", "loops"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_parameter_may_have_any_name_while_a_deadline_is_in_force(name, is_async):
+    namespace = {}
+    text = f"def fetch({name}):\n    if {name} == 0: raise KeyError\n    return {name}"
+    exec("async " * is_async + text, namespace)  # a function with such a parameter, which fails for 0
+    guarded = Pipeline("p", Timeout(9.0), CircuitBreaker())(namespace["fetch"])
+
+    async def once(value):
+        return await guarded(value) if is_async else guarded(value)
+
+    async def main():
+        with deadline(9.0):
+            assert is_hot(guarded)
+            for _ in range(2):
+                with pytest.raises(KeyError):
+                    await once(0)
+                assert await once(7) == 7
+
+    asyncio.run(main())
+
+
 def test_a_lambda_and_a_method_are_guarded_as_well():
     class Service:
         @whole()

@@ -12,8 +12,8 @@ from resilience._runtime.hot import ELSE, NOTHING, Hot, Unlocked
 from resilience._runtime.locked import INDENT as INDENT
 from resilience._runtime.locked import indented as _indented
 
-_WORD: Final = re.compile(r"(?<![.\w'])[A-Za-z_]\w*")
-"""A name of the text's own: no attribute, and no word in quotes."""
+_WORD: Final = re.compile(r"(?<![.\w'])[A-Za-z_]\w*\b(?!=)")
+"""A name of the text's own: no attribute, no argument by keyword, and no word in quotes."""
 
 _STARS: Final[dict[object, str]] = {
     inspect.Parameter.VAR_POSITIONAL: "*",
