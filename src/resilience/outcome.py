@@ -218,11 +218,26 @@ def bad_results(is_bad: Callable[[T], bool], on: ErrorMatch = Exception) -> Clas
         <Verdict.BAD: 'bad'>
 
     """
-    judge_error = errors_in(on)
+    return BadResults(is_bad, on)
 
-    def classify(outcome: Outcome[object], context: CallContext) -> Verdict:
+
+class BadResults:
+    """
+    The classifier behind `bad_results`.
+
+    Attributes:
+        is_bad: The predicate over what the function returned, for whoever has no `Outcome` at hand.
+
+    """
+
+    __slots__ = ("_judge_error", "is_bad")
+
+    def __init__(self, is_bad: Callable[[T], bool], on: ErrorMatch) -> None:
+        self.is_bad = cast("Callable[[object], bool]", is_bad)
+        self._judge_error = errors_in(on)
+
+    def __call__(self, outcome: Outcome[object], context: CallContext) -> Verdict:
+        """Judge how a call ended."""
         if outcome.error is not None:
-            return judge_error(outcome, context)
-        return Verdict.BAD if is_bad(cast("T", outcome.value)) else Verdict.GOOD
-
-    return classify
+            return self._judge_error(outcome, context)
+        return Verdict.BAD if self.is_bad(outcome.value) else Verdict.GOOD

@@ -20,6 +20,9 @@ from resilience import (
     Retry,
     RetryBudget,
     Timeout,
+    Verdict,
+    any_error_is_bad,
+    bad_results,
     current_attempt,
     listen,
 )
@@ -52,6 +55,49 @@ OUTCOMES = {
     "cut": KeyboardInterrupt,
     "slow": None,
     "slow and bad": ConnectionError,
+    "bad value": None,
+    "value that throttles": None,
+    "value of which nothing is learnt": None,
+    "value that cannot be judged": None,
+    "value without a verdict": None,
+    "value that is bad within a limit": None,
+}
+
+VERDICTS = {
+    "bad value": Verdict.BAD,
+    "value that throttles": Verdict.THROTTLED,
+    "value of which nothing is learnt": Verdict.IGNORED,
+    "value without a verdict": None,
+}
+
+
+def finds_bad(value):
+    if value == "value that cannot be judged":
+        raise LookupError
+    return value == "bad value"
+
+
+def judging(asked):
+    """Return a classifier that looks at everything, and notes in *asked* which values it has seen."""
+
+    def classify(outcome, context):
+        if outcome.is_error:
+            return any_error_is_bad(outcome, context)
+        asked.add((outcome.value, context))
+        if outcome.value == "value that throttles":
+            outcome.retry_after = 0.3
+        if outcome.value == "value that is bad within a limit":
+            return Verdict.GOOD if context.deadline is None else Verdict.BAD
+        finds_bad(outcome.value)
+        return VERDICTS.get(outcome.value, Verdict.GOOD)
+
+    return classify
+
+
+JUDGES = {
+    "no value": lambda asked: None,
+    "results": lambda asked: bad_results(finds_bad, on=(ConnectionError, TimeoutError)),
+    "all": judging,
 }
 
 SLOW = 0.4
@@ -116,12 +162,20 @@ settings = st.fixed_dictionaries(
         "time": st.sampled_from(sorted(LIMITS)),
         "keeps": st.booleans(),
         "by hand": st.booleans(),
+        "judge": st.sampled_from(sorted(JUDGES)),
+        "breaker's judge": st.sampled_from(sorted(JUDGES)),
     }
 )
 
 
-def make(given_settings):
-    """Return the pipeline and its parts."""
+def make(given_settings, asked=None):
+    """Return the pipeline and its parts; its classifiers note in *asked* what they are asked about."""
+    asked = set() if asked is None else asked
+    judge = JUDGES[given_settings.get("judge", "no value")](asked)
+    breakers = dict(given_settings["breaker"])
+    if given_settings.get("breaker's judge", "no value") != "no value":
+        breakers.pop("on", None)
+        breakers["classify"] = JUDGES[given_settings["breaker's judge"]](asked)
     budgets = {
         "none": lambda: None,
         "ratio": lambda: RetryBudget.ratio(0.5),
@@ -139,7 +193,7 @@ def make(given_settings):
         on=given_settings.get("on"),
         rng=Draws(),
     )
-    breaker = CircuitBreaker("breaker", rng=Draws(), break_duration=0.5, **given_settings["breaker"])
+    breaker = CircuitBreaker("breaker", rng=Draws(), break_duration=0.5, **breakers)
     limiter = RateLimiter("limiter", rate=5, burst=given_settings["burst"])
     limit = given_settings["limit"]
     places = ConcurrencyLimiter("places", limit=LEARNING[limit]() if limit in LEARNING else limit)
@@ -148,14 +202,21 @@ def make(given_settings):
         [retry, *gates] if given_settings["order"] == "retry first" else [breaker, retry, limiter, places]
     )
     outer, inner = LIMITS[given_settings.get("time", "none")]()
-    return Pipeline("both", *outer, *policies, *inner), retry, breaker, limiter, places, budget
+    return (
+        Pipeline("both", *outer, *policies, *inner, classify=judge),
+        retry,
+        breaker,
+        limiter,
+        places,
+        budget,
+    )
 
 
 def history(given_settings, schedule):
     """Everything that can be seen of one schedule."""
-    seen = []
+    seen, asked = [], set()
     with FakeClock(start=1_000.0) as clock, ExitStack() as stack:
-        pipeline, retry, breaker, limiter, places, budget = make(given_settings)
+        pipeline, retry, breaker, limiter, places, budget = make(given_settings, asked)
         stack.callback(listen(lambda event: seen.append((event.name, event.policy, dict(event.attributes)))))
         limits = [limit for limit in pipeline.policies if isinstance(limit, Timeout)]
         outer = [limit for limit in limits if limit.name == "outer"]
@@ -175,7 +236,7 @@ def history(given_settings, schedule):
             error = OUTCOMES[outcome]
             if error is not None:
                 raise error
-            return len(script)
+            return outcome
 
         async def aplay():
             return play()
@@ -257,6 +318,8 @@ def history(given_settings, schedule):
                 pipeline.reload(*outer, *kept, *inner)
             assert current_deadline() is None
             assert current_attempt().attempt == 1
+            seen.append(sorted(asked, key=repr))
+            asked.clear()
             seen.append([limit.timed_out for limit in limits])
             seen.append(state(retry, breaker, limiter, places, budget))
     return seen

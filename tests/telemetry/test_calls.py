@@ -200,6 +200,20 @@ def test_what_a_classifier_finds_good_is_a_success_and_what_it_finds_bad_a_failu
     assert calls(counted, "excused") == {"success": 1}
 
 
+def test_calls_go_by_the_pipelines_classifier_though_none_of_its_policies_does(counted: Otel) -> None:
+    from resilience import bad_results
+
+    breaker = CircuitBreaker("own", on=OSError)
+
+    @Pipeline("outside", breaker, classify=bad_results(lambda value: value < 0))
+    def fetch(value: int) -> int:
+        return value
+
+    fetch(1)
+    fetch(-1)
+    assert calls(counted, "outside") == {"success": 1, "failure": 1}
+
+
 def test_a_classifier_that_fails_is_not_asked_in_vain(counted: Otel) -> None:
     def broken(outcome: object, context: object) -> object:
         raise ZeroDivisionError

@@ -31,6 +31,8 @@ def generated(policy: Policy, name: str, *, is_async: bool) -> Callable[..., Any
     hots = policy.hots(Binding(name)) if compiling.is_on() else None
     if hots is None or compiling.has_fake_timers(hots, is_async=is_async):
         return slow
+    if any(hot.classify is not None for _, hot in hots):  # flows judge values
+        return slow
     namespace = {
         **compiling.names(is_async=is_async),
         "__name__": __name__,

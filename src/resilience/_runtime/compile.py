@@ -23,9 +23,10 @@ from typing import Any, Final
 
 from resilience import _clock
 from resilience._runtime import drive, templates, text
-from resilience._runtime.flow import leaf
+from resilience._runtime.flow import PLAIN, leaf
 from resilience._runtime.hot import Hot, Replay, Visible, epoch
 from resilience._runtime.inside import Inside, driven_inside
+from resilience._runtime.judging import asked_once
 from resilience._runtime.locked import needs_locks
 from resilience._runtime.plan import InnerPlan, Plan
 from resilience._runtime.policy import Binding, Policy
@@ -33,6 +34,7 @@ from resilience._runtime.text import Signature
 from resilience.deadline import _innermost as block
 from resilience.deadline import usage
 from resilience.errors import DeadlineExceededError
+from resilience.outcome import CallContext, Outcome, Verdict
 
 _numbers = itertools.count(1)
 
@@ -192,6 +194,8 @@ class Wrapper:
             linecache.cache[self._filename] = (len(source), None, templates.lines(source), self._filename)
             code = templates.template(source, frozenset())
             return made_in, code.replace(co_filename=self._filename)
+        if any(hot.classify for _, hot in hots):
+            hots = asked_once(hots, for_deadline=knows_deadlines(is_async=self._signature.is_async))
         inside = partial(_inside, self._policy, self._name, self._fn, self._signature)
         plan = Plan(hots, self._policy.flow_for(self._name), self._fn, self._slow, made_in, inside)
         own = weakref.ref(self)
@@ -249,7 +253,7 @@ def _code(
 
 def is_visible(value: object) -> bool:
     """Whether a function must hold *value* so that the collector sees it: see `Visible`."""
-    return isinstance(value, (Policy, Visible))
+    return isinstance(value, (Policy, Visible)) or callable(value)  # a classifier: the user's
 
 
 def _inside(
@@ -297,8 +301,12 @@ def names(*, is_async: bool) -> dict[str, Any]:
     """Return what all generated code looks up."""
     found = {
         "block": block.get,
+        "CallContext": CallContext,
         "CoroutineType": CoroutineType,
         "DeadlineExceededError": DeadlineExceededError,
+        "GOOD": Verdict.GOOD,
+        "Outcome": Outcome,
+        "PLAIN": PLAIN,
         "reject": _reject,
         "Replay": Replay,
         "set_block": block.set,
@@ -316,6 +324,11 @@ def names(*, is_async: bool) -> dict[str, Any]:
 def has_fake_timers(hots: list[tuple[Policy, Hot]], *, is_async: bool) -> bool:
     """Whether a fake clock bounds calls: only flows know how to wait for one."""
     return is_async and _clock.fake is not None and any(hot.limit for _, hot in hots)
+
+
+def knows_deadlines(*, is_async: bool) -> bool:
+    """Whether generated code keeps a deadline that is in force, rather than leaving such calls to flows."""
+    return usage.used and not (is_async and _clock.fake is not None)
 
 
 def written_out(

@@ -93,7 +93,7 @@ def way_of(gate: "Gate") -> Way:
     # Where locks are needed, nothing is left to be quick.
     hots = gate.own_hots(Binding(gate.name)) if compiling.is_on() and not needs_locks() else None
     hot = None if hots is None else hots[0][1]
-    if hot is None or hot.token is None or _VARIABLE.fullmatch(hot.token) is None:
+    if hot is None or hot.classify is not None or hot.token is None or not _VARIABLE.fullmatch(hot.token):
         return Way(made_in)
     # Not the gate itself, which owns the way: no cycle.
     objects = {name: each for name, each in hot.names.items() if each is not gate}

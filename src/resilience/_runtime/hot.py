@@ -2,13 +2,13 @@
 
 import threading
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeAlias
 from weakref import WeakMethod, ref
 
 from resilience import _clock
 from resilience.deadline import usage
-from resilience.outcome import CallContext, Outcome
+from resilience.outcome import CallContext, Classifier, ErrorsIn, Outcome, any_error_is_bad
 from resilience.typing import Seconds
 
 Fail: TypeAlias = Callable[[list[Any], int, Outcome[Any], Seconds | None], object]
@@ -76,7 +76,7 @@ class Hot:
     The statements of one policy that a call runs through when all goes well.
 
     In every text ``$name`` stands for one of *names*, or for a variable of this policy; ``began`` and
-    ``now`` are the instants at which the call began and ended.
+    ``now`` are the instants at which the call began and ended, and ``value`` is what the function returned.
 
     Where interpreters switch threads only at calls and loops, a statement of one line without a call
     needs no lock. What is slower, or rare, is a method of the policy.
@@ -103,6 +103,8 @@ class Hot:
         fail: Takes the policy's part of a failure without a flow, where that is plain.
         again: Goes on after a failure if the policy calls again, and needs no flow for that.
         limit: Bounds the time that the call may take, to ``$settings.duration``.
+        classify: Who may find a value bad; None if the policy takes every value for good.
+        finds_good: Expression for whether *classify* finds the value plainly good; None if nobody need ask.
         reads_began: Whether a statement reads ``began``.
         reads_now: Whether a statement of *good* reads ``now``.
 
@@ -123,6 +125,8 @@ class Hot:
     fail: Fail | None = None
     again: Again | None = None
     limit: "Limit | None" = None
+    classify: Classifier | None = None
+    finds_good: str | None = None
     reads_began: bool = False
     reads_now: bool = False
 
@@ -131,14 +135,26 @@ class Hot:
         """All that the text depends on: policies with equal ones are written out alike."""
         return (
             self.unless, self.take, self.refused, self.taken, self.undo, self.release, self.good, self.let_go,
-            self.token, self.refuse is None, self.seconds, self.reads_began, self.reads_now, self.lock,
+            self.token, self.refuse is None, self.seconds, self.finds_good, self.reads_began, self.reads_now,
+            self.lock,
         )  # fmt: skip
+
+    def judged_by(self, classify: Classifier | None) -> "Hot":
+        """Return the same for a policy that goes by *classify*, if it judges at all."""
+        if takes_any_value(classify) or self.limit is not None or self is NOTHING:
+            return self
+        return replace(self, classify=classify)
 
     @property
     def seconds(self) -> Seconds | None:
         """How long a call may take by the settings that the code is made from, or None."""
         settings: Any = self.names["settings"] if self.limit is not None else None
         return None if settings is None else settings.duration
+
+
+def takes_any_value(classify: Classifier | None) -> bool:
+    """Whether *classify*, or the default if it is None, surely finds every value good."""
+    return classify is None or classify is any_error_is_bad or isinstance(classify, ErrorsIn)
 
 
 NOTHING: Final = Hot()
@@ -298,15 +314,16 @@ class Replay:
     """
     A call whose first attempt has run already, in generated code, and failed.
 
-    From the innermost outwards, each policy takes its part of the failure, as far as that is plain. The flow
-    of the others takes over what they hold, each its own token, and finds the outcome where they are. It
-    belongs to one call, and so to one thread at a time.
+    It raised, or it returned a value that somebody does not find good. From the innermost outwards, each
+    policy takes its part of that, as far as it is plain. The flow of the others takes over what they hold,
+    each its own token, and finds the outcome where they are. It belongs to one call, and so to one thread at
+    a time.
 
     Attributes:
         origin: The plan that it comes from.
         tokens: What each of the policies holds; None for nothing, and in place of the list once the call has
             ended well.
-        error: What the attempt failed with.
+        error: What the attempt failed with; None if it returned a value.
         began: Instant at which the call began, or None if nobody looked.
         at: The policy within which everything is over, so that the outcome is its; None for the function.
         deadline: The caller's deadline, or None.
@@ -321,16 +338,17 @@ class Replay:
         self,
         plan: Doing,
         tokens: list[Any],
-        error: Exception,
+        error: Exception | None,
         began: Seconds | None,
         at: object = None,
         deadline: Seconds | None = None,
+        value: object = None,
     ) -> None:
         self.tokens: Any = tokens  # first, so that whoever closes this one finds them
         self.origin = plan
         self.error, self.began, self.at, self.deadline = error, began, at, deadline
-        self._context = error.__context__
-        self.outcome: Any = Outcome(error=error)
+        self._context = None if error is None else error.__context__
+        self.outcome: Any = Outcome(value, error)
         self.place = -1
 
     def ended(self) -> Ended:
@@ -397,7 +415,7 @@ class Replay:
     def close(self) -> None:
         """Give back what nobody has taken, since the flow was interrupted before it came there."""
         # Raised while its caller handles another error, the call's own would have lost its context.
-        if self.outcome is not None and self._context is not None:
+        if self.outcome is not None and self.error is not None and self._context is not None:
             self.error.__context__ = self._context
         for held in self.tokens or ():
             if held is not None:

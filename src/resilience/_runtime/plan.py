@@ -154,12 +154,14 @@ class Plan(Visible):
         Whether the policy at *place* calls again without a flow: see what is inside it, the first time.
 
         Not if it does not stand alone, or within a policy that bounds the time of all attempts together; nor
-        once the code is out of date.
+        if somebody judges values, or once the code is out of date.
         """
         again, make, hots = self.hots[place].again, self._make_inside, self.hots
         if again is None or make is None or self._made_in != epoch.n:
             return False
         if sum(hot.again is not None for hot in hots) > 1 or any(hot.limit for hot in hots[:place]):
+            return False
+        if any(hot.classify is not None for hot in hots):
             return False
         rest = list(zip(self.policies, hots, strict=True))[place + 1 :]
         inside = make(self.policies[place], rest, self._made_in)

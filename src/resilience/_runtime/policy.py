@@ -22,7 +22,6 @@ from resilience.outcome import (
     CallContext,
     Classifier,
     ErrorMatch,
-    ErrorsIn,
     Outcome,
     Verdict,
     any_error_is_bad,
@@ -244,20 +243,19 @@ class Policy(ABC):
         """
         Return its success path, and those of its parts in the order of admission, as statements.
 
-        None if there are none, or if somebody wants to judge values: then calls are driven as flows.
+        None if there are none: then calls are driven as flows.
         """
         hots = self.own_hots(binding)
         if hots is None or watch.watcher is None:
             return hots
-        return [*watch.watcher.hots(self.adopt_name(binding.name), self._present_judge(binding)), *hots]
+        watching = watch.watcher.hots(self.adopt_name(binding.name), self._present_judge(binding))
+        classify = self._classify or binding.classify
+        return [*((watcher, hot.judged_by(classify)) for watcher, hot in watching), *hots]
 
     def own_hots(self, binding: Binding) -> "list[tuple[Policy, Hot]] | None":
         """Return what `hots` does, without those who watch."""
-        classify = self._classify or binding.classify
-        if classify is not None and not isinstance(classify, ErrorsIn):
-            return None
         hot = self.hot(binding)
-        return None if hot is None else [(self, hot)]
+        return None if hot is None else [(self, hot.judged_by(self._classify or binding.classify))]
 
     def hot(self, binding: Binding) -> Hot | None:  # noqa: ARG002  # most have none
         """Return its success path as statements, where there is one at present."""

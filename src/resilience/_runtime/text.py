@@ -9,6 +9,7 @@ from typing import Final
 
 from resilience._runtime import locked
 from resilience._runtime.hot import ELSE, NOTHING, Hot, Unlocked
+from resilience._runtime.judging import OUTCOME
 from resilience._runtime.locked import INDENT as INDENT
 from resilience._runtime.locked import indented as _indented
 
@@ -238,6 +239,7 @@ class _Body:
         self._outer = "outer" if for_deadline and self._timed else "None"
         self._release = [line for part in self._inner_first for line in part.release]
         self._let_go = [line for part in self._inner_first for line in part.texts(part.hot.let_go)]
+        self._asks = [part.text(part.hot.finds_good) for part in self._inner_first if part.hot.finds_good]
 
     def lines(self) -> list[str]:
         lines = self._look_for_deadline() if self._for_deadline else []
@@ -255,13 +257,15 @@ class _Body:
                 self._admission(part, taken) if part.lock is None else self._locked_admission(part, taken)
             )
             taken.append(part)
+        if self._cuts and self._asks:
+            lines.append("is_late = False")
         lines += ["try:", *_indented(self._attempt())]
         lines += self._endings()
         if not self._cuts:
             return lines + self._after_failure()
         return [
             *lines,
-            "if failure is not None:",
+            "if not is_late:" if self._asks else "if failure is not None:",
             f"{INDENT}with Cut(cuts, key, cancels):",
             f"{INDENT}{INDENT}key = None",
             *_indented(_indented(self._after_failure())),
@@ -413,10 +417,12 @@ class _Body:
     def _endings(self) -> list[str]:
         timed = bool(self._timed)
         cut = [*self._release, *self._let_go]
+        caught = ["except Exception as error:", *_indented([*self._no_value, "failure = error"])]
         if timed and self._signature.is_async:
             entries = f"[{self._entries()}]"
             lines = [
                 "except BaseException as error:",
+                *_indented(self._no_value),
                 f"{INDENT}failure, at = end_of_time(task, cancels, error, until, {self._outer}, {entries})",
                 f"{INDENT}del task",
                 f"{INDENT}if failure is None:",
@@ -424,30 +430,27 @@ class _Body:
             ]
         elif self._cuts:
             lines = [
-                "except Exception as error:",
-                f"{INDENT}failure = error",
+                *caught,
                 "except BaseException as error:",
                 *_indented([*cut, *self._unless_late, "failure = None"]),
             ]
         elif timed:
             lines = [
-                "except Exception as error:",
-                f"{INDENT}failure = error",
+                *caught,
                 "except BaseException:",
                 *_indented([*_surely(f"set_block({self._outer})", cut), "raise"]),
             ]
         else:
-            lines = ["except Exception as error:", f"{INDENT}failure = error"]
+            lines = caught
             if cut:
                 lines += ["except BaseException:", *_indented([*cut, "raise"])]
         good = self._good()
-        if good:
-            good.append("return value")
-            held = [
-                (part.holds, part.in_the_end) for part in self._inner_first if part.lock and part.in_the_end
-            ]
-            lines += ["else:", *_indented(locked.surely(good, held) if held else good)]
-        return lines
+        return [*lines, "else:", *_indented(good)] if good else lines
+
+    def _surely_back(self, good: list[str]) -> list[str]:
+        """Return *good*, which gives back what is held; surely, where that is done under locks."""
+        held = [(part.holds, part.in_the_end) for part in self._inner_first if part.lock and part.in_the_end]
+        return locked.surely(good, held) if held else good
 
     @property
     def _unless_late(self) -> list[str]:
@@ -468,33 +471,68 @@ class _Body:
                     part.text("try: del $queue.began[task]"),
                     "except KeyError: task.uncancel()",
                 ]
-        if self._cuts:
-            lines += [
-                "if key is not None:",
-                f"{INDENT}try: del cuts.at[key]",
-                f"{INDENT}except KeyError: key.uncancel()",
-            ]
-        if self._timed:
-            lines += _surely(f"set_block({self._outer})", self._release)
-        else:
-            lines += self._release
-        if self._for_coroutine:
-            lines += [
-                "if type(value) is CoroutineType:",
-                *_indented([*self._let_go, "reject(fn, value)"]),
-                *([] if self._is_inner or not self._signature.looks_once else ["wrapper.is_plain()"]),
-            ]
-        if any(part.hot.reads_now for part in self._parts):
-            lines.append("now = monotonic()")
+        if self._asks:
+            return [*lines, *self._good_if_asked()]
+        lines += self._uncut
+        lines += _surely(f"set_block({self._outer})", self._release) if self._timed else self._release
+        lines += [*self._no_coroutine(self._let_go), *self._settled()]
+        return self._surely_back([*lines, "return value"]) if lines else []
+
+    @property
+    def _uncut(self) -> list[str]:
+        if not self._cuts:
+            return []
+        return [
+            "if key is not None:",
+            f"{INDENT}try: del cuts.at[key]",
+            f"{INDENT}except KeyError: key.uncancel()",
+        ]
+
+    def _no_coroutine(self, cut: list[str]) -> list[str]:
+        if not self._for_coroutine:
+            return []
+        return ["if type(value) is CoroutineType:", *_indented([*cut, "reject(fn, value)"])]
+
+    def _settled(self) -> list[str]:
+        lines = ["now = monotonic()"] if any(part.hot.reads_now for part in self._parts) else []
         for part in self._inner_first:
             lines += part.good
+        if self._for_coroutine and self._signature.looks_once and not self._is_inner:
+            lines.append("wrapper.is_plain()")
         return lines
+
+    # Classifiers of values
+
+    @property
+    def _no_value(self) -> list[str]:
+        return ["value = None"] if self._asks else []
+
+    def _good_if_asked(self) -> list[str]:
+        """Return what is done with a value that somebody may find bad; then flows take over what is held."""
+        cut = [*self._release, *self._let_go]
+        is_timed = bool(self._timed) and self._signature.is_async
+        lines = ["del task"] if is_timed else []
+        lines += _or_cut([f"set_block({self._outer})"], cut) if self._timed else []
+        asking = [f"is_good = {' and '.join(self._asks)}"]
+        if any(OUTCOME in each for each in self._asks):
+            asking.insert(0, f"{OUTCOME} = Outcome(value)")
+        otherwise = ["except Exception:", f"{INDENT}is_good = False"]
+        if self._cuts:
+            otherwise += ["except BaseException as error:"]
+            otherwise += _indented([*cut, *self._unless_late, "is_good = False"])
+            cut = []
+        lines += [*self._no_coroutine(cut), *_or_cut(asking, cut, otherwise)]
+        good = [*self._uncut, *self._release, *self._settled(), "return value"]
+        lines += ["if is_good:", *_indented(self._surely_back(good))]
+        return [*lines, *(["at = None"] if is_timed else []), "failure = None"]
 
     def _after_failure(self) -> list[str]:
         tokens = ", ".join(part.token for part in self._parts)
         began = "began" if self._reads_began else "None"
         go_on = f"{self._signature.awaited}replay.origin.{'a' if self._signature.is_async else ''}replayed"
         at = ", at" if self._timed and self._signature.is_async else ""
+        if self._asks:
+            at = f"{at or ', None'}, value=value"
         deadline = ", deadline=deadline" if self._for_deadline else ""
         lines = [
             "replay = None",
@@ -502,6 +540,7 @@ class _Body:
             *([f"{INDENT}set_block({self._outer})"] if self._timed and not self._signature.is_async else []),
             f"{INDENT}replay = Replay({self._signature.plan}, [{tokens}], failure, {began}{at}{deadline})",
             f"{INDENT}if replay.settle():",
+            *([f"{INDENT}{INDENT}if failure is None: return value"] if self._asks else []),
             f"{INDENT}{INDENT}{'return replay.ended()' if self._is_inner else 'raise failure'}",
             f"{INDENT}return {go_on}(replay, {self._signature.args})",
             "finally:",
@@ -522,6 +561,13 @@ _BEGAN: Final = "began = monotonic()"
 def _surely(first: str, then: list[str]) -> list[str]:
     """Return the call *first*, and *then* also if a signal comes during the call."""
     return ["try:", INDENT + first, "finally:", *_indented(then)] if then else [first]
+
+
+def _or_cut(lines: list[str], cut: list[str], otherwise: Iterable[str] = ()) -> list[str]:
+    """Return *lines*, and *cut* for when a signal comes during one of them."""
+    if cut:
+        otherwise = [*otherwise, "except BaseException:", *_indented([*cut, "raise"])]
+    return ["try:", *_indented(lines), *otherwise] if otherwise else lines
 
 
 def _declared(parameters: list[inspect.Parameter]) -> str:

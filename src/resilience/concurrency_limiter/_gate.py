@@ -10,7 +10,7 @@ from resilience._runtime.census import Reading
 from resilience._runtime.flow import Call, Waiter
 from resilience._runtime.gate import Ask as AnyAsk
 from resilience._runtime.gate import Decision, Gate
-from resilience._runtime.hot import Fail, Hot, weakly
+from resilience._runtime.hot import Fail, Hot, takes_any_value, weakly
 from resilience._runtime.locked import needs_locks
 from resilience._runtime.policy import Binding, Traits
 from resilience.concurrency_limiter._ask import Ask, check_hashable
@@ -163,7 +163,7 @@ class LimitGate(Gate):
         fail, refuse = self.failing(self.judge(binding)), self._refuse
         if needs_locks():
             refuse = self._refuse_for_certain
-        else:
+        elif takes_any_value(self._classify or binding.classify):
             fail = self._failing_at_rest(fail)
         return hot(self, self._bulkhead, refuse=None if self._max_wait > 0 else weakly(refuse), fail=fail)
 
