@@ -288,3 +288,13 @@ def test_a_tool_that_may_run_within_a_line_is_reason_enough(event, monkeypatch):
         tools.free_tool_id(3)
     assert ("with " in during) == (event != "LINE")
     assert "with " not in limiter.source(limiter(lambda: 7))
+
+
+def test_a_coroutine_that_is_refused_is_counted_once():
+    async def fetch():
+        """Never runs."""
+
+    retry = Retry(budget=RetryBudget.inflight(min_concurrency=1))
+    with pytest.raises(TypeError, match="returned a coroutine"):
+        Pipeline("p", retry, ConcurrencyLimiter(limit=1))(lambda: fetch())()
+    assert (retry.calls, retry.stops["cancelled"]) == (1, 1)

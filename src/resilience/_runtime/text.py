@@ -491,7 +491,8 @@ class _Body:
     def _no_coroutine(self, cut: list[str]) -> list[str]:
         if not self._for_coroutine:
             return []
-        return ["if type(value) is CoroutineType:", *_indented([*cut, "reject(fn, value)"])]
+        held = [f"{part.holds} = False" for part in self._inner_first if part.lock and part.in_the_end]
+        return ["if type(value) is CoroutineType:", *_indented([*cut, *held, "reject(fn, value)"])]
 
     def _settled(self) -> list[str]:
         lines = ["now = monotonic()"] if any(part.hot.reads_now for part in self._parts) else []
