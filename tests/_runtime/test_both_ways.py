@@ -132,6 +132,7 @@ steps = st.one_of(
     st.tuples(st.just("isolate for a call"), outcomes),
     st.tuples(st.just("hold a place for a call"), outcomes),
     st.tuples(st.just("reconfigure within a call"), outcomes),
+    st.tuples(st.just("reconfigure and call within a call"), outcomes),
     st.tuples(st.just("reconfigure within a further attempt"), outcomes),
     st.tuples(st.just("change the time within a further attempt"), outcomes),
     st.tuples(st.just("change the time within a call"), outcomes),
@@ -310,6 +311,10 @@ def history(given_settings, schedule):
                 )
                 call(value, is_async=given_settings["is_async"])
                 inside.clear()
+            elif kind == "reconfigure and call within a call":
+                inside.append(lambda: retry.reconfigure(attempts=2))
+                inside.append(lambda: call(["bad"]))  # for which the code is made anew
+                call(value)
             elif kind == "reconfigure within a call":
                 inside.append(lambda: retry.reconfigure(attempts=2))
                 call(value)
