@@ -16,9 +16,10 @@ from resilience._runtime import compile as compiling
 from resilience._runtime import templates, wrap
 from resilience._runtime.flow import Call, Flow
 from resilience._runtime.hot import Hot
+from resilience._runtime.locked import INDENT
 from resilience._runtime.plan import Plan
 from resilience._runtime.policy import Binding, Policy
-from resilience._runtime.text import INDENT, ByHand
+from resilience._runtime.signature import ByHand
 from resilience._runtime.wrap import NotAwaitable, cannot_be_awaited
 
 _SYNC: Final = ByHand(is_async=False)

@@ -30,7 +30,7 @@ from resilience._runtime.judging import asked_once
 from resilience._runtime.locked import needs_locks
 from resilience._runtime.plan import InnerPlan, Plan
 from resilience._runtime.policy import Binding, Policy
-from resilience._runtime.text import Signature
+from resilience._runtime.signature import Signature
 from resilience.deadline import _innermost as block
 from resilience.deadline import usage
 from resilience.errors import DeadlineExceededError

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from resilience import _clock
 from resilience._runtime import compile as compiling
 from resilience._runtime.hot import ELSE, Hot, epoch
-from resilience._runtime.locked import needs_locks
+from resilience._runtime.locked import INDENT, needs_locks
 from resilience._runtime.permit import Guard, Permit
 from resilience._runtime.policy import Binding
-from resilience._runtime.text import INDENT
 
 if TYPE_CHECKING:
     from resilience._runtime.gate import Gate

@@ -14,10 +14,10 @@ from resilience import _clock
 from resilience._runtime import compile as compiler
 from resilience._runtime.gate import Gate
 from resilience._runtime.hot import ELSE, Hot, epoch
-from resilience._runtime.locked import indented, needs_locks
+from resilience._runtime.locked import INDENT, indented, needs_locks
 from resilience._runtime.permit import Permit
 from resilience._runtime.policy import Binding
-from resilience._runtime.text import INDENT, Part
+from resilience._runtime.text import Part
 from resilience.outcome import Verdict
 
 

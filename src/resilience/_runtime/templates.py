@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from resilience._runtime import text
 from resilience._runtime.hot import Hot
-from resilience._runtime.text import Part, Signature
+from resilience._runtime.signature import Signature
+from resilience._runtime.text import Part
 
 MOST_TEMPLATES: Final = 1_000
 """Texts and code that are kept of each sort; what comes after is made each time."""

@@ -1,8 +1,5 @@
 """The text of generated functions: the statements of several policies around one call."""
 
-import inspect
-import keyword
-import re
 from collections.abc import Iterable
 from string import Template
 from typing import Final
@@ -10,90 +7,8 @@ from typing import Final
 from resilience._runtime import locked
 from resilience._runtime.hot import ELSE, NOTHING, Hot, Unlocked
 from resilience._runtime.judging import OUTCOME
-from resilience._runtime.locked import INDENT as INDENT
-from resilience._runtime.locked import indented as _indented
-
-_WORD: Final = re.compile(r"(?<![.\w'])[A-Za-z_]\w*\b(?!=)")
-"""A name of the text's own: no attribute, no argument by keyword, and no word in quotes."""
-
-_STARS: Final[dict[object, str]] = {
-    inspect.Parameter.VAR_POSITIONAL: "*",
-    inspect.Parameter.VAR_KEYWORD: "**",
-}
-
-
-class Signature:
-    """
-    A function's name and parameters, as text.
-
-    Attributes:
-        head: The line that a definition of the function begins with.
-        passed: Stands for the arguments of a call that hands all of them on.
-        args: Stands for two expressions: a tuple of the positional arguments, a dict of those by keyword.
-        awaited: What stands before a call: ``await`` or nothing.
-        called: The expression that calls the user's function.
-        is_async: Whether it is a coroutine function.
-        looks_once: Whether it need be asked only once what the user's function returns.
-        plan: What the `Plan` of a call is called.
-        slow: The statement that makes the call the slow way.
-
-    """
-
-    passed: Final = "\1"
-    args: Final = "\2"
-    plan = "plan"
-    looks_once = True
-
-    def __init__(self, name: str, parameters: list[inspect.Parameter], *, is_async: bool) -> None:
-        self.is_async = is_async
-        self.awaited = "await " if is_async else ""
-        self.called = f"{self.awaited}fn({self.passed})"
-        self.slow = f"return {self.awaited}slow({self.passed})"
-        last = name.rpartition(".")[2]
-        function = last if last.isidentifier() and not keyword.iskeyword(last) else "guarded_call"
-        self.head = f"{'async def' if is_async else 'def'} {function}({_declared(parameters)}):"
-        self._taken = frozenset(each.name for each in parameters)
-        positional = [each for each in parameters if each.kind not in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
-        self._written = {
-            self.passed: _passed(parameters),
-            self.args: f"({_passed(positional)}{',' if positional else ''}), {{{_named(parameters)}}}",
-        }
-
-    def takes(self, names: Iterable[str]) -> bool:
-        """Whether a parameter is called like one of *names*, so that `own` changes it."""
-        return not self._taken.isdisjoint(names)
-
-    def own(self, name: str) -> str:
-        """Return what *name* is called in the text: another name, if a parameter is called so."""
-        while name in self._taken:
-            name += "_"
-        return name
-
-    def text(self, body: list[str]) -> str:
-        """Return the text of a function with that *body*."""
-        lines = "\n".join([self.head, *_indented(body)]) + "\n"
-        head, rest = lines[: len(self.head)], lines[len(self.head) :]
-        if self.takes(_WORD.findall(rest)):
-            rest = _WORD.sub(lambda found: self.own(found[0]), rest)
-        for mark, written in self._written.items():
-            rest = rest.replace(mark, written)
-        return head + rest
-
-
-class ByHand(Signature):
-    """The signature of what makes one call of any function under a policy."""
-
-    plan = "plan(policy, fn)"
-    looks_once = False
-
-    def __init__(self, *, is_async: bool) -> None:
-        super().__init__("call", [], is_async=is_async)
-        self.head = f"{'async def' if is_async else 'def'} call(policy, fn, args, kwargs):"
-        self._written = {self.passed: "*args, **kwargs", self.args: "args, kwargs"}
-        self.slow = f"return {self.awaited}slow(policy, fn, args, kwargs)"
-        if is_async:  # a plain function may return what can be awaited
-            got = f"type(value := fn({self.passed})) is CoroutineType"
-            self.called = f"await (value if {got} else awaitable(fn, value))"
+from resilience._runtime.locked import INDENT, indented
+from resilience._runtime.signature import Signature
 
 
 class Part:
@@ -259,7 +174,7 @@ class _Body:
             taken.append(part)
         if self._cuts and self._asks:
             lines.append("is_late = False")
-        lines += ["try:", *_indented(self._attempt())]
+        lines += ["try:", *indented(self._attempt())]
         lines += self._endings()
         if not self._cuts:
             return lines + self._after_failure()
@@ -268,7 +183,7 @@ class _Body:
             "if not is_late:" if self._asks else "if failure is not None:",
             f"{INDENT}with Cut(cuts, key, cancels):",
             f"{INDENT}{INDENT}key = None",
-            *_indented(_indented(self._after_failure())),
+            *indented(indented(self._after_failure())),
             "raise DeadlineExceededError(started=True)",
         ]
 
@@ -277,12 +192,12 @@ class _Body:
         if part.hot.refused is not None:
             asks = part.text(part.hot.refused)
             lines.append(f"{ELSE}:" if asks == ELSE else f"if {asks}:")
-            lines += _indented([*self._undo(taken), self._leave(part, taken)])
+            lines += indented([*self._undo(taken), self._leave(part, taken)])
         return lines + part.texts(part.hot.taken)
 
     def _locked_admission(self, part: Part, taken: list[Part]) -> list[str]:
         hot, undo = part.hot, self._undo(taken)
-        refused = _indented([*undo, self._leave(part, taken)])
+        refused = indented([*undo, self._leave(part, taken)])
         lines: list[str] = []
         take = part.plain((*hot.take, *hot.taken))
         if hot.refused == ELSE:
@@ -335,7 +250,7 @@ class _Body:
             unknown = f"(cuts := loops.cuts).loop is not {loop} and (cuts := loops.of({loop})) is None"
             found = [
                 f"if {unknown} or task in cuts.at and cuts.at[task] > deadline:",
-                *_indented(["del task", self._signature.slow]),
+                *indented(["del task", self._signature.slow]),
                 "key = None if task in cuts.at else task",
             ]
         else:
@@ -344,13 +259,13 @@ class _Body:
             found += [
                 f"if (cuts := loops.cuts).runner._thread_id != thread() or {key}:",
                 f"{INDENT}if (cuts := loops.of(running_loop())) is None or {key}:",
-                *_indented(_indented([self._signature.slow])),
+                *indented(indented([self._signature.slow])),
                 "cancels = key.cancelling()",
                 "if key in cuts.at: key = None if cuts.at[key] <= deadline else Nearer(key)",
             ]
         none = "key = cuts = None" if self._timed else "key = cuts = cancels = None"
         found.append("if deadline < cuts.next: cuts.arm(deadline)")
-        return [f"if deadline is None: {none}", f"{ELSE}:", *_indented(found)]
+        return [f"if deadline is None: {none}", f"{ELSE}:", *indented(found)]
 
     def _set_end(self) -> list[str]:
         lines = [self._nearest.text("until = began + $settings.duration")]
@@ -361,7 +276,7 @@ class _Body:
                 lines += [
                     part.text("if deadline is not None and deadline <= began + $settings.duration:"),
                     part.text(f"{INDENT}if task in ($queue := $queue.outlasted).began:"),
-                    *_indented(_indented([*self._forget_task, self._signature.slow])),
+                    *indented(indented([*self._forget_task, self._signature.slow])),
                 ]
         return [*lines, "if deadline is not None and deadline < until: until = deadline"]
 
@@ -379,7 +294,7 @@ class _Body:
         lines += [
             first.text(f"if ($queue := $limit.queue).runner._thread_id != thread() or {task}:"),
             INDENT + first.text(f"if ($queue := $limit.queue_of(running_loop())) is None or {task}:"),
-            *_indented(_indented([self._signature.slow])),
+            *indented(indented([self._signature.slow])),
         ]
         loop = first.text("$queue.loop")
         for part in others:
@@ -388,10 +303,10 @@ class _Body:
                     f"if ($queue := $limit.queue).loop is not {loop}"
                     f" and ($queue := $limit.queue_of({loop})) is None:"
                 ),
-                *_indented(["del task", self._signature.slow]),
+                *indented(["del task", self._signature.slow]),
             ]
         present = " or ".join(part.text("task in $queue.began") for part in self._timed)
-        lines += [f"if {present}:", *_indented(["del task", self._signature.slow])]
+        lines += [f"if {present}:", *indented(["del task", self._signature.slow])]
         lines += [part.text("if not $queue.is_armed: $queue.arm()") for part in self._timed]
         lines.append("cancels = task.cancelling()")
         return lines
@@ -417,35 +332,35 @@ class _Body:
     def _endings(self) -> list[str]:
         timed = bool(self._timed)
         cut = [*self._release, *self._let_go]
-        caught = ["except Exception as error:", *_indented([*self._no_value, "failure = error"])]
+        caught = ["except Exception as error:", *indented([*self._no_value, "failure = error"])]
         if timed and self._signature.is_async:
             entries = f"[{self._entries()}]"
             lines = [
                 "except BaseException as error:",
-                *_indented(self._no_value),
+                *indented(self._no_value),
                 f"{INDENT}failure, at = end_of_time(task, cancels, error, until, {self._outer}, {entries})",
                 f"{INDENT}del task",
                 f"{INDENT}if failure is None:",
-                *_indented(_indented([*cut, *(self._unless_late if self._cuts else ["raise"])])),
+                *indented(indented([*cut, *(self._unless_late if self._cuts else ["raise"])])),
             ]
         elif self._cuts:
             lines = [
                 *caught,
                 "except BaseException as error:",
-                *_indented([*cut, *self._unless_late, "failure = None"]),
+                *indented([*cut, *self._unless_late, "failure = None"]),
             ]
         elif timed:
             lines = [
                 *caught,
                 "except BaseException:",
-                *_indented([*_surely(f"set_block({self._outer})", cut), "raise"]),
+                *indented([*_surely(f"set_block({self._outer})", cut), "raise"]),
             ]
         else:
             lines = caught
             if cut:
-                lines += ["except BaseException:", *_indented([*cut, "raise"])]
+                lines += ["except BaseException:", *indented([*cut, "raise"])]
         good = self._good()
-        return [*lines, "else:", *_indented(good)] if good else lines
+        return [*lines, "else:", *indented(good)] if good else lines
 
     def _surely_back(self, good: list[str]) -> list[str]:
         """Return *good*, which gives back what is held; surely, where that is done under locks."""
@@ -492,7 +407,7 @@ class _Body:
         if not self._for_coroutine:
             return []
         held = [f"{part.holds} = False" for part in self._inner_first if part.lock and part.in_the_end]
-        return ["if type(value) is CoroutineType:", *_indented([*cut, *held, "reject(fn, value)"])]
+        return ["if type(value) is CoroutineType:", *indented([*cut, *held, "reject(fn, value)"])]
 
     def _settled(self) -> list[str]:
         lines = ["now = monotonic()"] if any(part.hot.reads_now for part in self._parts) else []
@@ -520,11 +435,11 @@ class _Body:
         otherwise = ["except Exception:", f"{INDENT}is_good = False"]
         if self._cuts:
             otherwise += ["except BaseException as error:"]
-            otherwise += _indented([*cut, *self._unless_late, "is_good = False"])
+            otherwise += indented([*cut, *self._unless_late, "is_good = False"])
             cut = []
         lines += [*self._no_coroutine(cut), *_or_cut(asking, cut, otherwise)]
         good = [*self._uncut, *self._release, *self._settled(), "return value"]
-        lines += ["if is_good:", *_indented(self._surely_back(good))]
+        lines += ["if is_good:", *indented(self._surely_back(good))]
         return [*lines, *(["at = None"] if is_timed else []), "failure = None"]
 
     def _after_failure(self) -> list[str]:
@@ -550,8 +465,8 @@ class _Body:
         close = ["if replay is not None and replay.tokens is not None:", INDENT + "replay.close()"]
         cut = [*self._release, *self._let_go]
         if cut:
-            close = ["if replay is None:", *_indented(cut), f"el{close[0]}", close[1]]
-        lines += _indented(close)
+            close = ["if replay is None:", *indented(cut), f"el{close[0]}", close[1]]
+        lines += indented(close)
         lines.append(f"{INDENT}del failure, replay")  # no cycle: frame -> error -> traceback -> frame
         return lines
 
@@ -561,43 +476,11 @@ _BEGAN: Final = "began = monotonic()"
 
 def _surely(first: str, then: list[str]) -> list[str]:
     """Return the call *first*, and *then* also if a signal comes during the call."""
-    return ["try:", INDENT + first, "finally:", *_indented(then)] if then else [first]
+    return ["try:", INDENT + first, "finally:", *indented(then)] if then else [first]
 
 
 def _or_cut(lines: list[str], cut: list[str], otherwise: Iterable[str] = ()) -> list[str]:
     """Return *lines*, and *cut* for when a signal comes during one of them."""
     if cut:
-        otherwise = [*otherwise, "except BaseException:", *_indented([*cut, "raise"])]
-    return ["try:", *_indented(lines), *otherwise] if otherwise else lines
-
-
-def _declared(parameters: list[inspect.Parameter]) -> str:
-    texts: list[str] = []
-    before: inspect.Parameter | None = None
-    for each in parameters:
-        if before is not None and before.kind is before.POSITIONAL_ONLY is not each.kind:
-            texts.append("/")
-        starless = before is None or before.kind not in (before.VAR_POSITIONAL, before.KEYWORD_ONLY)
-        if each.kind is each.KEYWORD_ONLY and starless:
-            texts.append("*")
-        default = "" if each.default is each.empty else "=..."  # the function has the real one
-        texts.append(_STARS.get(each.kind, "") + each.name + default)
-        before = each
-    if before is not None and before.kind is before.POSITIONAL_ONLY:
-        texts.append("/")
-    return ", ".join(texts)
-
-
-def _passed(parameters: list[inspect.Parameter]) -> str:
-    return ", ".join(
-        _STARS.get(each.kind, "") + (f"{each.name}=" if each.kind is each.KEYWORD_ONLY else "") + each.name
-        for each in parameters
-    )
-
-
-def _named(parameters: list[inspect.Parameter]) -> str:
-    keywords = [each for each in parameters if each.kind in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
-    return ", ".join(
-        f"'{each.name}': {each.name}" if each.kind is each.KEYWORD_ONLY else f"**{each.name}"
-        for each in keywords
-    )
+        otherwise = [*otherwise, "except BaseException:", *indented([*cut, "raise"])]
+    return ["try:", *indented(lines), *otherwise] if otherwise else lines
