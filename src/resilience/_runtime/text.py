@@ -410,8 +410,12 @@ class _Body:
         return ["if type(value) is CoroutineType:", *indented([*cut, *held, "reject(fn, value)"])]
 
     def _settled(self) -> list[str]:
-        lines = ["now = monotonic()"] if any(part.hot.reads_now for part in self._parts) else []
-        for part in self._inner_first:
+        # Before any call, at which an interrupt could strike: what a retry's budget has in flight.
+        lines = [line for part in self._parts if not part.hot.reads_now for line in part.good]
+        late = [part for part in self._inner_first if part.hot.reads_now]
+        if late:
+            lines.append("now = monotonic()")
+        for part in late:
             lines += part.good
         if self._for_coroutine and self._signature.looks_once and not self._is_inner:
             lines.append("wrapper.is_plain()")
