@@ -100,6 +100,9 @@ class Policy(ABC):
     def __init__(
         self, name: str | None, *, on: ErrorMatch | None = None, classify: Classifier | None = None
     ) -> None:
+        # Not at the first call: a child that another thread forks during an import waits for it for ever.
+        from resilience._runtime import by_hand as by_hand  # noqa: PLC0415  # it knows policies
+
         problems = inherited_problems(name, on, classify)
         if problems:
             raise ConfigError(type(self).__name__, problems)
