@@ -1,10 +1,10 @@
 """Real policies inside one another, on threads, under asyncio and under trio: who sees what, and who holds what when."""
 
 import contextlib
-import gc
 import weakref
 
 import pytest
+from tests.collector import collector_off
 from tests.dependency import Dependency
 from tests.doubles import Closeable, raising
 from tests.runtimes import SyncRuntime
@@ -668,15 +668,11 @@ def test_no_frame_of_a_failed_attempt_lives_on_in_a_whole_pipeline(runtime, fake
 
     async def body():
         guarded = runtime.wrap(pipeline, failing)
-        gc.collect()
-        gc.disable()
-        try:
+        with collector_off():
             for _ in range(2):
                 with contextlib.suppress(ConnectionError):
                     await guarded()
             assert [each() for each in alive] == [None] * 6
-        finally:
-            gc.enable()
 
     runtime.run(body)
 

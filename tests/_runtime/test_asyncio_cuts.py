@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import pytest
 import trio
+from tests.collector import collector_off
 from tests.virtual_loop import VirtualLoop
 
 from resilience import (
@@ -563,12 +564,8 @@ def test_a_task_that_failed_needs_no_collector(how):
                 task.exception()
         return weakref.ref(task)
 
-    gc.collect()
-    gc.disable()
-    try:
+    with collector_off():
         assert asyncio.run(body())() is None
-    finally:
-        gc.enable()
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks")

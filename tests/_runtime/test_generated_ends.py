@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 from tests._runtime.test_interrupts import Interrupt
+from tests.collector import collector_off
 
 from resilience import (
     CircuitBreaker,
@@ -271,12 +272,8 @@ def test_an_error_that_is_dropped_needs_no_collector(mode, how):
 
     async def body():
         await drop()
-        gc.collect()
-        gc.disable()
-        try:
+        with collector_off():
             return (await drop())()
-        finally:
-            gc.enable()
 
     assert asyncio.run(body()) is None
 

@@ -5,6 +5,7 @@ import gc
 import weakref
 
 import pytest
+from tests.collector import collector_off
 
 from resilience import (
     CircuitBreaker,
@@ -405,9 +406,5 @@ def test_what_a_classifier_raises_leaves_no_cycle_behind():
         except Unjudged as error:
             return weakref.ref(error)
 
-    gc.collect()
-    gc.disable()
-    try:
+    with collector_off():
         assert asyncio.run(body())() is None
-    finally:
-        gc.enable()

@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 import pytest
 import trio
+from tests.collector import collector_off
 
 from resilience._runtime.flow import Call, Flow, Inner
 from resilience._runtime.pipeline import Pipeline
@@ -1244,16 +1245,12 @@ def test_no_reference_cycle_keeps_a_shared_error_alive(runtime: Any) -> None:
         await began.wait()
         follower = runtime.spawn(ask)
         await runtime.until(lambda: waiting(cache) == 1)
-        gc.collect()
-        gc.disable()
-        try:
+        with collector_off():
             go.set()
             await leader
             await follower
             assert len(alive) == 1
             assert alive[0]() is None
-        finally:
-            gc.enable()
 
     runtime.run(body)
 
@@ -1262,9 +1259,7 @@ def test_a_call_leaves_no_garbage_behind() -> None:
     cache = Cache(ttl=60.0, stale_for=60.0)
     fetch = cache(lambda key: 1 // key)
     fetch(1)
-    gc.collect()
-    gc.disable()
-    try:
+    with collector_off():
         for key in range(10):
             if key:
                 fetch(key)
@@ -1278,8 +1273,6 @@ def test_a_call_leaves_no_garbage_behind() -> None:
             if str(type(each).__module__).startswith("resilience.cache")
         ]
         assert {"Entry", "Flight", "Mark"}.isdisjoint(kind.__name__ for kind in left)
-    finally:
-        gc.enable()
 
 
 def test_a_task_that_outlives_a_call_does_not_keep_its_result_alive() -> None:

@@ -14,6 +14,7 @@ import time
 import weakref
 
 import pytest
+from tests.collector import collector_off
 from tests.dependency import Dependency, Draws
 from tests.doubles import nap, raising
 
@@ -1589,15 +1590,11 @@ def test_a_failed_call_leaves_no_reference_cycle_behind(runtime):
 
     async def body():
         guarded = runtime.wrap(tripping(3), failing)
-        gc.collect()
-        gc.disable()
-        try:
+        with collector_off():
             for _ in range(2):
                 with contextlib.suppress(ConnectionError):
                     await guarded()
             assert [each() for each in alive] == [None, None]
-        finally:
-            gc.enable()
 
     runtime.run(body)
 

@@ -10,6 +10,7 @@ import weakref
 import pytest
 import trio
 from tests._runtime.test_interrupts import Interrupt
+from tests.collector import collector_off
 from tests.dependency import Dependency
 from tests.doubles import raising
 
@@ -1343,17 +1344,13 @@ def test_a_failed_call_keeps_nothing_alive(runtime):
 
     async def body():
         guarded = runtime.wrap(limiter(), failing)
-        gc.collect()
-        gc.disable()
-        try:
+        with collector_off():
             for _ in range(2):
                 try:
                     await guarded()
                 except ConnectionError:
                     pass
             assert [each() for each in alive] == [None, None]
-        finally:
-            gc.enable()
 
     runtime.run(body)
 

@@ -1,7 +1,6 @@
 """Fallback on threads, under asyncio and under trio: what is replaced, by what, and what passes through."""
 
 import asyncio
-import gc
 import multiprocessing
 import os
 import weakref
@@ -10,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from tests.collector import collector_off
 
 from resilience._runtime.pipeline import Pipeline
 from resilience.errors import (
@@ -413,13 +413,9 @@ def test_no_reference_cycle_keeps_errors_alive(run: Run, handler: Callable[[Outc
         finally:
             del error
 
-    gc.collect()
-    gc.disable()
-    try:
+    with collector_off():
         run(Fallback(handler=handler), fail, expect=(Exception,))
         assert alive[0]() is None
-    finally:
-        gc.enable()
 
 
 # --- what passes through, and what is refused --------------------------------------------------------------------

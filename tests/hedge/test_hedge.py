@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import gc
 import math
 import random
 import signal
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.collector import collector_off
 from tests.doubles import Again, Closeable, Slots, nap, raising
 
 from resilience._runtime import budgets, drive
@@ -1144,12 +1144,8 @@ def test_a_race_leaves_no_cycle_behind(runtime: Any, fake_clock: Any) -> None:
             pass
         await runtime.until(lambda: all(each() is None for each in gone))
 
-    gc.collect()
-    gc.disable()
-    try:
+    with collector_off():
         runtime.run(body)
-    finally:
-        gc.enable()
     assert len(gone) == 3
 
 

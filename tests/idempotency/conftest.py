@@ -15,22 +15,14 @@ _tables = itertools.count()
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[Valkey]:
-    server = Valkey()
-    try:
-        server.start()
+    with Valkey() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    try:
-        server.start()
+    with Postgres() as server:
         yield server
-    finally:
-        server.remove()
 
 
 KINDS = ("memory", "sqlite", "redis", "postgres")

@@ -11,7 +11,7 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 PATIENCE = 30.0
 
@@ -31,6 +31,17 @@ class Server:
         # Short: the path of a socket has at most 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="idem-"))
         self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.remove()
 
     def command(self) -> list[str]:
         raise NotImplementedError

@@ -1,12 +1,12 @@
 """How long a request has: what it says, what is granted, and what happens when the time is up."""
 
 import asyncio
-import gc
 import json
 import math
 import weakref
 
 import pytest
+from tests.collector import collector_off
 from tests.runtimes import AsyncioRuntime
 
 from resilience import (
@@ -385,9 +385,5 @@ def test_a_request_that_failed_needs_no_collector():
         assert isinstance(task.exception(), KeyError)
         return weakref.ref(task)
 
-    gc.collect()
-    gc.disable()
-    try:
+    with collector_off():
         assert asyncio.run(body())() is None
-    finally:
-        gc.enable()

@@ -17,12 +17,8 @@ ROW = re.compile(r"^(?P<what>.+?)  +(?P<number>\d+)$", re.MULTILINE)
 
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    try:
-        server.start()
+    with Postgres() as server:
         yield server
-    finally:
-        server.remove()
 
 
 def payments(*options: str, **environment: str) -> tuple[int, str, dict[str, int]]:

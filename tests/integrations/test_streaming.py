@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import anyio
 import pytest
+from tests.collector import collector_off
 from tests.doubles import Again, Slots
 from tests.runtimes import Runtime
 
@@ -194,16 +195,12 @@ def test_a_failed_call_leaves_nothing_for_the_garbage_collector() -> None:
     calls = StreamedCalls(
         Pipeline("pages", Retry(attempts=2, backoff=constant(0.0), budget=None), Slots()), "x"
     )
-    gc.collect()
-    gc.disable()
-    try:
+    with collector_off():
         try:
             calls.call(fail)
         except Failed as error:
             gone = weakref.ref(error)
         assert gone() is None
-    finally:
-        gc.enable()
 
 
 class Lost(Again):

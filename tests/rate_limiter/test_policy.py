@@ -9,6 +9,7 @@ import weakref
 
 import pytest
 import trio
+from tests.collector import collector_off
 from tests.dependency import Dependency
 from tests.doubles import raising
 from tests.rate_limiter.waiting import Queue, acquire
@@ -1572,9 +1573,7 @@ def test_nothing_of_a_refused_call_stays_alive(runtime, fake_clock):
     async def body():
         fetch = runtime.wrap(limited, lambda precious: None)
         await fetch(None)
-        gc.collect()
-        gc.disable()
-        try:
+        with collector_off():
             precious = Precious()
             alive.append(weakref.ref(precious))
             try:
@@ -1583,8 +1582,6 @@ def test_nothing_of_a_refused_call_stays_alive(runtime, fake_clock):
                 pass
             del precious
             assert [each() for each in alive] == [None]
-        finally:
-            gc.enable()
 
     runtime.run(body)
 

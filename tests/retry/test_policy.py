@@ -15,6 +15,7 @@ import weakref
 
 import pytest
 import trio
+from tests.collector import collector_off
 from tests.dependency import Dependency, Draws
 from tests.doubles import Closeable, Slots, nap, raising
 
@@ -1145,14 +1146,10 @@ def test_no_frame_of_a_failed_attempt_lives_on(runtime, times):
 
     async def body():
         guarded = runtime.wrap(retry, precious_failures(times, alive))
-        gc.collect()
-        gc.disable()
-        try:
+        with collector_off():
             with contextlib.suppress(ConnectionError):
                 assert await guarded() == "here"
             assert [each() for each in alive] == [None] * 3
-        finally:
-            gc.enable()
 
     runtime.run(body)
 
@@ -1170,14 +1167,10 @@ def test_no_frame_of_a_failed_attempt_lives_on_when_a_later_one_is_refused(runti
             return fetch()
 
         guarded = runtime.wrap(Pipeline("stock", retrying(), limited), once)
-        gc.collect()
-        gc.disable()
-        try:
+        with collector_off():
             with contextlib.suppress(ConnectionError):
                 await guarded()
             assert [each() for each in alive] == [None]
-        finally:
-            gc.enable()
 
     runtime.run(body)
 
@@ -1194,16 +1187,12 @@ def test_no_frame_of_a_failed_attempt_lives_on_after_a_cancellation(async_runtim
                 with contextlib.suppress(async_runtime.cancelled):
                     await guarded()
 
-            gc.collect()
-            gc.disable()
-            try:
+            with collector_off():
                 job = async_runtime.spawn(work)
                 await async_runtime.until(lambda: bool(clock.sleeps))
                 async_runtime.cancel(job)
                 await job.join()
                 assert [each() for each in alive] == [None]
-            finally:
-                gc.enable()
 
     async_runtime.run(body)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.collector import collector_off
 from tests.doubles import Again, Closeable, Dawdle, Slots, nap, raising
 
 from resilience._runtime.pipeline import Pipeline
@@ -237,12 +238,8 @@ def test_a_timeout_leaves_no_cycle_behind(async_runtime: Any, fake_clock: Any) -
         await async_runtime.checkpoint()
         assert gone[0]() is None
 
-    gc.collect()
-    gc.disable()
-    try:
+    with collector_off():
         async_runtime.run(body)
-    finally:
-        gc.enable()
 
 
 # --- who is late -------------------------------------------------------------------------------------------------

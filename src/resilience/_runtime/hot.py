@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeAlias
-from weakref import WeakMethod, ref
+from weakref import ref
 
 from resilience import _clock
 from resilience.deadline import usage
@@ -163,11 +163,12 @@ NOTHING: Final = Hot()
 
 def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return what calls a policy's *method*, and does not keep alive the policy, which may own the caller."""
-    known = WeakMethod(method)
+    bound: Any = method
+    function, known = bound.__func__, ref(bound.__self__)  # a `WeakMethod` makes the method anew at each call
 
     def call(*args: Any) -> Any:
         present = known()  # there for as long as a call is under way
-        return None if present is None else present(*args)
+        return None if present is None else function(present, *args)
 
     return call
 
