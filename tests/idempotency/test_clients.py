@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import sys
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -115,6 +117,30 @@ def test_a_statement_that_fails_leaves_no_connection_half_used(postgres) -> None
     assert store.migrate() == 1
     assert store.claim(K, ask()) == Claimed(1)
     store.close()
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_a_store_that_nobody_closes_closes_its_connections_and_warns_of_nothing(
+    postgres, make_store, colour: str
+) -> None:
+    store = PostgresStore(postgres.conninfo, table=make_store("postgres")._table)
+    lines: list[Any] = []
+
+    async def main(used: PostgresStore) -> None:
+        await used.aclaim(K, ask())
+        lines.extend(connection.pgconn for connection in used._apool._here())
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if colour == "sync":
+            store.claim(K, ask())
+            lines.extend(connection.pgconn for connection in store._pool._idle)
+        else:
+            asyncio.run(main(store))
+        del store
+        gc.collect()
+    assert [line.status for line in lines] == [psycopg.pq.ConnStatus.BAD]
+    assert [str(each.message) for each in said] == []
 
 
 class Flaky(RedisStore):

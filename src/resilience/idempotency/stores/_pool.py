@@ -25,7 +25,8 @@ def is_quiet(connection: Any) -> bool:
 def leave(idle: list[Any], process: int) -> None:
     """Close connections that nobody will use or close any more, unless they are those of a parent process."""
     while idle and os.getpid() == process:
-        idle.pop().pgconn.finish()
+        connection = idle.pop()  # held until it is closed: it would complain of being left open
+        connection.pgconn.finish()
 
 
 class Pool:
