@@ -190,9 +190,10 @@ class Gate(Admission):
         self._give_back(hold)
 
     def _refused(self, refusal: Refusal) -> RejectedError:
+        name = self.name
         if watch.note is not None:
-            watch.note(self.name, self._told)
-        return self.error(self.name, refusal.retry_after)
+            watch.note(name, self._told)
+        return self.error(name, refusal.retry_after)
 
     def _told(self) -> dict[str, str]:
         """Return what a refused call's span is told, by the names of the telemetry registry."""

@@ -190,7 +190,8 @@ class Plan(Visible):
 
     def refused(self, place: int, tokens: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Raise what a call raises that the policy at *place* refuses, or make it the slow way."""
-        error = self._refusal(place)
+        refuse = self.hots[place].refuse
+        error = None if refuse is None else refuse()
         if error is None:
             return self._slow(*args, **kwargs)
         replay = None
@@ -210,7 +211,8 @@ class Plan(Visible):
         self, place: int, tokens: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Do as `refused` does, in this task."""
-        error = self._refusal(place)
+        refuse = self.hots[place].refuse
+        error = None if refuse is None else refuse()
         if error is None:
             return await self._slow(*args, **kwargs)
         replay = None
@@ -231,11 +233,6 @@ class Plan(Visible):
 
     def _refused(self, place: int, tokens: list[Any], error: Exception) -> Replay:
         return Replay(self, [*tokens, None], error, None, self.policies[place], current_deadline())
-
-    def _refusal(self, place: int) -> Exception | None:
-        refuse = self.hots[place].refuse
-        return None if refuse is None else refuse()
-
 
 class InnerPlan(Plan):
     """What code goes by that makes further attempts, inside the policy that calls again."""

@@ -217,7 +217,7 @@ class Retry(Policy):
         known = weakref.ref(self)  # no cycle: it may own the code that knows this
 
         def again(tokens: list[Any], place: int, outcome: Outcome[Any], began: Seconds | None) -> Progress:
-            retry = cast("Retry", known())  # there for as long as a call is under way
+            retry: Any = known()  # there for as long as a call is under way
             begun: Begun = tokens[place]
             settings = begun.settings
             if began is None:

@@ -8,6 +8,7 @@ from resilience._runtime.locked import NEEDS_LOCKS
 from resilience._runtime.policy import Judge
 from resilience._runtime.watch import watch
 from resilience.backoff import LONGEST, Delays
+from resilience.deadline import usage
 from resilience.errors import DeadlineExceededError, RejectedError
 from resilience.events import emit
 from resilience.outcome import CallContext, Outcome, Verdict
@@ -56,6 +57,7 @@ class Progress:
 
     delay: Seconds | None
     outcome: Outcome[Any]
+    _began: Seconds | None
 
     __slots__ = (
         "_began",
@@ -146,19 +148,22 @@ class Progress:
                 self._retry.retries += 1
         else:
             self._retry.retries += 1
-        self._began = _clock.monotonic()
+        # Only a deadline asks how long attempts take.
+        self._began = _clock.monotonic() if usage.used else None
         return context
 
     def ended(self, outcome: Outcome[Any]) -> None:
         """Take note of how the attempt ended, as `take` does."""
-        self._retry._durations.add(_clock.monotonic() - self._began)
+        if self._began is not None:
+            self._retry._durations.add(_clock.monotonic() - self._began)
         if self._is_granted:
             self._release()
         self.take(outcome)
 
     def ended_well(self) -> None:
         """Take note that the attempt ended with a good result, and the call with it."""
-        self._retry._durations.add(_clock.monotonic() - self._began)
+        if self._began is not None:
+            self._retry._durations.add(_clock.monotonic() - self._began)
         self._reason, self._is_good = "success", True
         self.end()
 
