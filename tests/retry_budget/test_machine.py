@@ -164,6 +164,18 @@ class RatioRules(RuleBasedStateMachine):
             self.model.give(Fraction(charge))
             self.refunds += charge
 
+    @rule(target=charges, charge=consumes(charges), verdict=VERDICTS)
+    def pass_on(self, charge: int, verdict: Verdict) -> object:
+        passed = self.machine.pass_on(charge, verdict, self.now)
+        if not passed:
+            return charge
+        assert verdict is Verdict.BAD
+        assert passed == self.settings.cost <= charge
+        self.granted += 1
+        self.taken += passed
+        self.refunds += passed
+        return multiple(passed, charge - passed) if charge > passed else passed
+
     @rule()
     def look(self) -> None:
         level, limit = self.machine.level(self.now), self.machine.limit(self.now)

@@ -168,6 +168,36 @@ def test_two_retries_that_helped_give_both_charges_back(clock: Hand) -> None:
     assert (budget.granted, budget.denied, budget.refunded) == (2, 0, 2)
 
 
+def test_what_a_call_gives_back_the_next_one_takes_until_others_want_it(clock: Hand) -> None:
+    budget = RetryBudget.ratio(1.0, min_per_second=0.0)
+    budget.deposit()
+    for _ in range(5):  # one token, five times
+        assert not budget.finish(good=True, charges=budget.try_withdraw())
+    assert (budget.granted, budget.denied, budget.refunded, budget.level) == (5, 0, 5, 1)
+    assert budget.try_withdraw()
+    assert not budget.try_withdraw()
+    assert (budget.granted, budget.denied, budget.refunded, budget.level) == (6, 1, 5, 0)
+
+
+def test_what_is_passed_on_pays_for_no_timeout_that_costs_more(clock: Hand) -> None:
+    budget = RetryBudget.ratio(1.0, min_per_second=0.0, timeout_cost=2)
+    budget.deposit()
+    budget.finish(good=True, charges=budget.try_withdraw())
+    assert not budget.try_withdraw(Verdict.TIMED_OUT)
+    assert budget.try_withdraw()
+
+
+def test_what_is_passed_on_ends_with_the_time_of_its_deposit(clock: Hand) -> None:
+    budget = RetryBudget.ratio(1.0, min_per_second=0.0, ttl=10.0)
+    budget.deposit()
+    for _ in range(9):
+        clock.now += 1.0
+        budget.finish(good=True, charges=budget.try_withdraw())
+    assert budget.granted == 9
+    clock.now += 11.0
+    assert not budget.try_withdraw()
+
+
 def test_a_call_that_failed_gets_nothing_back(clock: Hand) -> None:
     budget = RetryBudget.ratio(1.0, min_per_second=0.0)
     budget.deposit()

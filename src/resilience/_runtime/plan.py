@@ -234,6 +234,7 @@ class Plan(Visible):
     def _refused(self, place: int, tokens: list[Any], error: Exception) -> Replay:
         return Replay(self, [*tokens, None], error, None, self.policies[place], current_deadline())
 
+
 class InnerPlan(Plan):
     """What code goes by that makes further attempts, inside the policy that calls again."""
 

@@ -73,6 +73,10 @@ class GrpcBudget:
     def give_back(self, charges: int) -> None:
         """Nothing: a success earns its share instead."""
 
+    def pass_on(self, charges: int, verdict: Verdict, now: Seconds) -> int:  # noqa: ARG002  # of every budget
+        """Nothing: nothing is given back."""
+        return 0
+
     def refund(self, charges: int, now: Seconds) -> None:
         """Nothing: a success earns its share instead."""
 

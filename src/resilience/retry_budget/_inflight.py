@@ -56,6 +56,10 @@ class InflightBudget:
     def give_back(self, charges: int) -> None:
         """Nothing: an attempt that ended is paid for."""
 
+    def pass_on(self, charges: int, verdict: Verdict, now: Seconds) -> int:  # noqa: ARG002  # of every budget
+        """Nothing: nothing is given back."""
+        return 0
+
     def refund(self, charges: int, now: Seconds) -> None:
         """Nothing: an attempt that ended is paid for."""
 

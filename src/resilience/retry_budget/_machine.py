@@ -78,6 +78,23 @@ class BudgetMachine(Protocol):
         """Give tokens back at the latest instant that was seen."""
         ...
 
+    def pass_on(self, charges: int, verdict: Verdict, now: Seconds) -> int:
+        """
+        Grant a further attempt for tokens that are just being given back.
+
+        In an outage in which further attempts help, one call gives back what the next one takes.
+
+        Args:
+            charges: Tokens that were given back since the last question, and not handed to `give_back`.
+            verdict: As for `try_withdraw`.
+            now: The present instant.
+
+        Returns:
+            The charge, which was paid from *charges*. 0, and nothing changed, if that is not so plain.
+
+        """
+        ...
+
     def refund(self, charges: int, now: Seconds) -> None:
         """Give tokens back at *now*."""
         ...

@@ -251,6 +251,10 @@ class RetryBudget:
             _require_verdict(verdict)
         now = _clock.monotonic()
         with self._lock:
+            fresh = self._returned - self._seen_returned
+            if fresh and (charge := self._machine.pass_on(fresh, verdict, now)):
+                self._seen_returned += charge
+                return charge
             self._collect()
             return self._machine.try_withdraw(verdict, now)
 

@@ -147,6 +147,15 @@ class RatioBudget:
                     return
         self._floor = min(self._reserve, self._floor + due)
 
+    def pass_on(self, charges: int, verdict: Verdict, now: Seconds) -> int:
+        cost = self._settings.cost
+        # At least once in a slice it is a question, so that deposits find their slices.
+        if verdict is not _BAD or charges < cost or now >= self._end:
+            return 0
+        self.granted += 1
+        self.refunded += cost
+        return cost
+
     def level(self, now: Seconds) -> int:
         self._advance(now)
         return (self._unspent + self._floor) // (self._settings.cost * TOKEN)

@@ -80,6 +80,10 @@ class RefundBudget:
         self.refunded += charges
         self._tokens = min(self._capacity, self._tokens + charges * TOKEN)
 
+    def pass_on(self, charges: int, verdict: Verdict, now: Seconds) -> int:  # noqa: ARG002  # of every budget
+        """Nothing: what is given back to a bucket that is full meanwhile is lost."""
+        return 0
+
     def level(self, now: Seconds) -> int:
         self._advance(now)
         return self._tokens // (self._settings.cost * TOKEN)
