@@ -50,8 +50,8 @@ def generated(policy: Policy, name: str, *, is_async: bool) -> Callable[..., Any
     held = {name: value for name, value in objects.items() if compiling.is_visible(value)}
     namespace |= {name: value for name, value in held.items() if value is not policy}
     objects = {name: value for name, value in objects.items() if name not in held}
-    code = templates.template(source, frozenset(objects))
-    return FunctionType(templates.filled(code, objects, f"<resilience {name}>"), namespace)
+    code = templates.template(source, frozenset(objects)).filled(objects, f"<resilience {name}>")
+    return FunctionType(code, namespace)
 
 
 def _planning(

@@ -71,9 +71,9 @@ class Wrapper:
     """
     One function that is guarded, and what is needed to generate it anew when something has changed.
 
-    Its code is that of a stub before the first call, and again once the epoch has ended: the stub puts the
-    present code in its place. The function stays the same object. While a policy has no success path to write
-    out, every call goes the slow way.
+    Its code is that of a stub before the first call, and again once the epoch has ended: the stub has the
+    present code made, and puts it in its place. The function stays the same object. While a policy has no
+    success path to write out, every call goes the slow way.
 
     Where locks are needed, the function hands its calls on to another one, and that is replaced: without a
     GIL the code of a function must not change while other threads call it (python/cpython#145272).
@@ -98,13 +98,14 @@ class Wrapper:
         self._namespace["first"] = self._afirst if is_async else self._first
         self._namespace["wrapper"] = self
         self._guarded: Callable[[], FunctionType | None] = _nobody  # until there is one
-        self._made = self._made_from(self._namespace)
+        self._stub = templates.stub(signature)
+        self._made = (-1, self._stub)
 
     def function(self) -> FunctionType:
         """Return the function, which owns this object from here on."""
         namespace, self._namespace = self._namespace or {}, None  # the function's: it knows this object
         _add_own(self._signature, namespace)
-        self._stub = code = templates.stub(self._signature)
+        code = self._stub
         if self._hands_on:
             code = templates.handing_on(self._signature)
             present = FunctionType(self._stub, namespace)
@@ -192,8 +193,7 @@ class Wrapper:
         if hots is None or has_fake_timers(hots, is_async=self._signature.is_async):
             source = text.plain(self._signature)
             linecache.cache[self._filename] = (len(source), None, templates.lines(source), self._filename)
-            code = templates.template(source, frozenset())
-            return made_in, code.replace(co_filename=self._filename)
+            return made_in, templates.template(source, frozenset()).filled({}, self._filename)
         if any(hot.classify for _, hot in hots):
             hots = asked_once(hots, for_deadline=knows_deadlines(is_async=self._signature.is_async))
         inside = partial(_inside, self._policy, self._name, self._fn, self._signature)
@@ -234,11 +234,10 @@ def _code(
         objects = {signature.own(name): value for name, value in objects.items()}
     held = {name: value for name, value in objects.items() if is_visible(value)}
     constants = {name: value for name, value in objects.items() if name not in held}
-    code = templates.template(source, frozenset(constants))
     linecache.cache[filename] = (len(source), None, templates.lines(source), filename)
     number = next(_numbers)
     renamed = {name: f"{name} {number}" for name in held}
-    code = templates.filled(code, constants, filename, renamed)
+    code = templates.template(source, frozenset(constants)).filled(constants, filename, renamed)
     namespace |= {renamed[name]: value for name, value in held.items()}
 
     def forget(_code: object) -> None:  # nobody uses its names any more
@@ -253,7 +252,8 @@ def _code(
 
 def is_visible(value: object) -> bool:
     """Whether a function must hold *value* so that the collector sees it: see `Visible`."""
-    return isinstance(value, (Policy, Visible)) or callable(value)  # a classifier: the user's
+    kinds = type(value).__mro__  # a policy is an abstract base class, whose instances are slow to tell
+    return Policy in kinds or Visible in kinds or callable(value)  # a classifier: the user's
 
 
 def _inside(

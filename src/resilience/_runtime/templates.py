@@ -55,16 +55,53 @@ def defaults_of(fn: Callable[..., Any]) -> tuple[tuple[Any, ...] | None, dict[st
 
 _NO_NAMES: Final[Mapping[str, str]] = {}
 
+
+class Template:
+    """
+    Code that still lacks its objects, and where they belong in it.
+
+    Attributes:
+        code: The code, in which a text stands for each object.
+
+    """
+
+    __slots__ = ("_names", "_objects", "code")
+
+    def __init__(self, code: CodeType) -> None:
+        self.code = code
+        marked = [each if isinstance(each, str) and each[:1] == MARK else "" for each in code.co_consts]
+        self._objects = tuple((place, each[1:]) for place, each in enumerate(marked) if each)
+        self._names = {name: place for place, name in enumerate(code.co_names)}
+
+    def filled(
+        self, objects: Mapping[str, object], filename: str, renamed: Mapping[str, str] = _NO_NAMES
+    ) -> CodeType:
+        """
+        Return the code with *objects* where their names stand, as if it stood in a file of that name.
+
+        The objects live as long as the code, and a call that is under way when something changes keeps those
+        that it began with. What it looks up instead goes by the names in *renamed*.
+        """
+        consts: list[object] = list(self.code.co_consts)
+        for place, name in self._objects:
+            consts[place] = objects[name] if name else _All(objects)
+        names, known = list(self.code.co_names), self._names
+        for name, other in renamed.items():
+            if name in known:
+                names[known[name]] = other
+        return self.code.replace(co_consts=tuple(consts), co_names=tuple(names), co_filename=filename)
+
+
 MARK: Final = "@"
 """
 What the name of an object begins with where the object itself will stand, as a constant. Alone it stands for
 an object that has them all as attributes.
 """
 
-_templates: Final[dict[tuple[str, frozenset[str]], CodeType]] = {}
+_templates: Final[dict[tuple[str, frozenset[str]], Template]] = {}
 
 
-def template(written: str, names: frozenset[str]) -> CodeType:
+def template(written: str, names: frozenset[str]) -> Template:
     """
     Compile *written*, once for each text; *names* of objects in it become constants that are put in later.
 
@@ -82,7 +119,7 @@ def template(written: str, names: frozenset[str]) -> CodeType:
             return f"'{MARK}{name}'." if dot else f"'{MARK}'.{name}"
 
         module = compile(_NAME.sub(constant, written), "<resilience>", "exec")
-        known = next(each for each in module.co_consts if isinstance(each, CodeType))
+        known = Template(next(each for each in module.co_consts if isinstance(each, CodeType)))
         if len(_templates) < MOST_TEMPLATES:
             _templates[key] = known
     return known
@@ -91,13 +128,13 @@ def template(written: str, names: frozenset[str]) -> CodeType:
 @lru_cache(MOST_TEMPLATES)
 def stub(signature: Signature) -> CodeType:
     """Return the code of a function before there is any for it, or after that has become old."""
-    return template(text.stub(signature), frozenset())
+    return template(text.stub(signature), frozenset()).code
 
 
 @lru_cache(MOST_TEMPLATES)
 def handing_on(signature: Signature) -> CodeType:
     """Return the code of a function that hands its calls on."""
-    return template(text.handing_on(signature), frozenset())
+    return template(text.handing_on(signature), frozenset()).code
 
 
 class _All:
@@ -105,24 +142,6 @@ class _All:
 
     def __init__(self, objects: Mapping[str, object]) -> None:
         vars(self).update(objects)
-
-
-def filled(
-    code: CodeType, objects: Mapping[str, object], filename: str, renamed: Mapping[str, str] = _NO_NAMES
-) -> CodeType:
-    """
-    Return *code* with *objects* where their names stand, as if it stood in a file of that name.
-
-    The objects live as long as the code, and a call that is under way when something changes keeps those that
-    it began with. What it looks up instead goes by the names in *renamed*.
-    """
-    all_of_them = {"": _All(objects), **objects}
-    consts = [
-        all_of_them[each[1:]] if isinstance(each, str) and each[:1] == MARK else each
-        for each in code.co_consts
-    ]
-    names = tuple(renamed.get(each, each) for each in code.co_names)
-    return code.replace(co_consts=tuple(consts), co_names=names, co_filename=filename)
 
 
 _NAME: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(\.(?=[A-Za-z_]))?")
