@@ -1,18 +1,21 @@
 """How long the caller of a request still waits."""
 
+import math
 import re
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
-from typing import Final
+from threading import get_ident
+from typing import Any, Final
 
-from resilience import DeadlineExceededError
-from resilience.deadline import decode_timeout
+from resilience import DeadlineExceededError, _clock
+from resilience._runtime._asyncio_cuts import loops, task_of
+from resilience.deadline import _innermost, bounded, decode_timeout, usage
 from resilience.errors import ConfigError, Problem
-from resilience.integrations._asgi_asyncio import Timed
+from resilience.integrations._asgi_asyncio import Timed, cuts_here
 from resilience.integrations._asgi_messages import (
     ABOUT_BLANK,
     ASGIApp,
+    Message,
     Receive,
     Scope,
     Send,
@@ -34,8 +37,14 @@ _MILLISECONDS: Final = re.compile(rb"[0-9]{1,15}")
 _LONGEST: Final = 64
 """Bytes of the longest value that is looked at."""
 
-_MOST_VALUES: Final = 1024
+_MOST_VALUES: Final = 256
 """Different values of a header whose meaning is kept."""
+
+_ENDLESS: Final = math.inf
+
+# As names of this module: an attribute of an object that is called is looked up each time.
+_innermost_block: Final[Callable[[], Any]] = _innermost.get
+_set_block: Final = _innermost.set
 
 
 class DeadlineMiddleware:
@@ -71,7 +80,7 @@ class DeadlineMiddleware:
 
     """
 
-    __slots__ = ("_cap", "_default", "_headers", "_problem_type", "app")
+    __slots__ = ("_default", "_headers", "_problem_type", "app")
 
     def __init__(
         self,
@@ -93,51 +102,128 @@ class DeadlineMiddleware:
             problems.append(Problem("problem_type", problem_type, "must be a URI"))
         if problems:
             raise ConfigError("DeadlineMiddleware", problems)
+        most = math.inf if cap is None else cap
         self.app = app
-        self._headers = {name.lower().encode(): reader_of(name) for name in names or ()}
-        self._cap = cap
-        self._default = default
+        self._headers = {name.lower().encode(): Said(reader_of(name), most) for name in names or ()}
+        self._default = math.inf if default is None else min(default, most)
         self._problem_type = problem_type
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (left := self._asked(scope)) is None:
-            await self.app(scope, receive, send)
+        # Names of this function: what is called as an attribute of an object is looked up each time.
+        app = self.app
+        if scope["type"] != "http":
+            await app(scope, receive, send)
             return
-        if left <= 0:
+        left, headers = _ENDLESS, self._headers
+        for name, value in scope["headers"]:
+            if name in headers and (seconds := headers[name][value]) < left:
+                left = seconds
+        if left == _ENDLESS and (left := self._default) == _ENDLESS:
+            await app(scope, receive, send)
+            return
+        if left <= 0.0:
             await self._refuse(send, "The caller's time was up on arrival: the request was not begun.")
             return
-        request = Timed(left, send)
+        request = Timed()  # set from here: a method that does it costs as much again
+        request.forward = send
+        request.has_begun = request.has_ended = request.was_cut = False
+        until = _clock.monotonic() + left
+        request.outer = outer = _innermost_block()
+        if outer is not None:
+            outside = outer.until if isinstance(outer, bounded) else outer
+            if outside is not None and outside < until:
+                until = outside
+        request.until = until
+        cuts: Any
+        task: Any
+        if (cuts := loops.cuts).runner._thread_id != get_ident() or (task := task_of(cuts.loop)) is None:
+            cuts, task, until = cuts_here(until)
+            if task is None:
+                await self._within_scope(request, until, scope, receive)
+                return
+        request.cancels = task.cancelling()
+        request.task = task
+        del task  # no cycle: task -> error -> traceback -> frame -> task
         try:
-            await self.app(scope, receive, request.send)
-        except BaseException as error:
-            if not request.end(error):
-                raise
-        else:
-            request.end(None)
+            if until < cuts.next:
+                cuts.arm(until)
+            cuts.at[request] = until
+            if not usage.used:
+                usage.begin()
+            _set_block(request)
+            await app(scope, receive, request.send)
+            if _innermost_block() is request and not request.was_cut:  # as `end` does it, for most requests
+                _set_block(request.outer)
+                cuts.at.pop(request, None)
+                return
+            request.end(cuts, None)
             if not request.was_cut:
                 return
+        except BaseException as error:
+            if not request.end(cuts, error):
+                raise
+        await self._finish(request)
+
+    async def _within_scope(self, request: Timed, until: Seconds, scope: Scope, receive: Receive) -> None:
+        """Run the application where not asyncio runs it."""
+        from resilience.integrations import _asgi_anyio  # noqa: PLC0415  # AnyIO comes when it is needed
+
+        bounded.__init__(request, until)
+        cut = _asgi_anyio.scope_for(until - _clock.monotonic())
+
+        def send(message: Message) -> Awaitable[None]:
+            sent = request.send(message)
+            if request.has_ended:
+                cut.deadline = math.inf
+            return sent
+
+        try:
+            with cut, request:
+                await self.app(scope, receive, send)
+        except DeadlineExceededError:
+            if not request.is_late():
+                raise
+        else:
+            if not cut.cancel_called:
+                return
+        await self._finish(request)
+
+    async def _finish(self, request: Timed) -> None:
+        """Do what is left to do for a request whose time was up."""
         if request.has_ended:
             return
         if request.has_begun:
             raise DeadlineExceededError("deadline exceeded in the middle of the answer", started=True)
-        await self._refuse(send, "The caller's time was up before there was an answer.")
-
-    def _asked(self, scope: Scope) -> Seconds | None:
-        """Return the seconds that the request has, or None."""
-        shortest: Seconds | None = None
-        headers = self._headers
-        for name, value in scope["headers"]:
-            if name in headers and len(value) <= _LONGEST:
-                seconds = headers[name](value)
-                if seconds is not None and (shortest is None or seconds < shortest):
-                    shortest = seconds
-        if shortest is None:
-            shortest = self._default
-        cap = self._cap
-        return cap if cap is not None and shortest is not None and cap < shortest else shortest
+        await self._refuse(request.forward, "The caller's time was up before there was an answer.")
 
     async def _refuse(self, send: Send, detail: str) -> None:
         await send_problem(send, HTTPStatus.GATEWAY_TIMEOUT, detail, self._problem_type)
+
+
+class Said(dict[bytes, Seconds]):
+    """
+    What the values of a header mean, as far as they were asked for: clients say the same few again and again.
+
+    Args:
+        read: Reads a value; None if it cannot be read.
+        most: Seconds that no value exceeds.
+
+    """
+
+    __slots__ = ("_most", "_read")
+
+    def __init__(self, read: Callable[[bytes], Seconds | None], most: Seconds) -> None:
+        self._read, self._most = read, most
+
+    def __missing__(self, value: bytes) -> Seconds:
+        """Return how many seconds *value* means; infinitely many if it cannot be read."""
+        if len(value) > _LONGEST:
+            return _ENDLESS
+        seconds = self._read(value)
+        if len(self) >= _MOST_VALUES:
+            self.clear()  # all of them: one step, whoever else reads meanwhile
+        self[value] = least = _ENDLESS if seconds is None else min(seconds, self._most)
+        return least
 
 
 def reader_of(header: str) -> Callable[[bytes], Seconds | None]:
@@ -145,10 +231,6 @@ def reader_of(header: str) -> Callable[[bytes], Seconds | None]:
     return milliseconds_in if header.lower().endswith("-ms") else timeout_in
 
 
-# Clients say the same few values again and again.
-
-
-@lru_cache(_MOST_VALUES)
 def timeout_in(value: bytes) -> Seconds | None:
     """Return the seconds of a ``grpc-timeout``, or None if it is none."""
     try:
@@ -157,7 +239,6 @@ def timeout_in(value: bytes) -> Seconds | None:
         return None
 
 
-@lru_cache(_MOST_VALUES)
 def milliseconds_in(value: bytes) -> Seconds | None:
     """Return a whole number of milliseconds as seconds, or None if it is none: 1 to 15 digits."""
     digits = value.strip()
