@@ -7,8 +7,9 @@ made anew when the epoch ends.
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, fields
 from types import CodeType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from resilience import _clock
 from resilience._runtime import compile as compiler
@@ -52,7 +53,8 @@ class Work:
             _settle(self.halves.permit(self), verdict)
 
 
-class Halves(NamedTuple):
+@dataclass(frozen=True, slots=True)  # not a tuple, whose fields take longer to read
+class Halves:
     """
     The functions of one epoch. What one of them took is given back by another of the same, once.
 
@@ -129,7 +131,7 @@ def _takes_nothing(*_given: Any) -> Any:
     return False
 
 
-_NONE: Final = Halves(*[_takes_nothing] * len(Halves._fields))
+_NONE: Final = Halves(*[_takes_nothing] * len(fields(Halves)))
 
 
 # For work that holds what it took by a permit.
@@ -177,7 +179,7 @@ def _text(part: Part, names: tuple[str, ...]) -> str:
     lines = [f"def halves({', '.join(names)}):"]
     for function in (_first(part, kept), *_second(part, kept)):
         lines += [INDENT + line for line in function]
-    lines.append(f"{INDENT}return {', '.join(Halves._fields)}")
+    lines.append(f"{INDENT}return {', '.join(field.name for field in fields(Halves))}")
     return "\n".join(lines) + "\n"
 
 

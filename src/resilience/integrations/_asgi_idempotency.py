@@ -207,7 +207,8 @@ class IdempotencyMiddleware:
             if counts and (self._paths is None or self._paths.match(scope)):
                 await self._guarded(fields, scope, receive, send)
                 return
-        await self.app(scope, receive, send)
+        app = self.app  # a name of this function: what is called as an attribute is looked up each time
+        await app(scope, receive, send)
 
     async def _guarded(self, fields: list[bytes], scope: Scope, receive: Receive, send: Send) -> None:
         try:

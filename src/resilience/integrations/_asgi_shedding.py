@@ -78,7 +78,7 @@ class LoadSheddingMiddleware:
         "_halved",
         "_highest",
         "_label",
-        "_priority_header",
+        "_priority_headers",
         "_problem_type",
         "_retry_after",
         "app",
@@ -119,7 +119,8 @@ class LoadSheddingMiddleware:
         self.app = app
         self.limiter = limiter
         self._exempt = frozenset(paths or ())
-        self._priority_header = None if priority_header is None else priority_header.lower().encode()
+        names = () if priority_header is None else (priority_header.lower().encode(),)
+        self._priority_headers = frozenset(names)
         self._highest = highest
         self._retry_after = retry_after
         self._problem_type = problem_type
@@ -127,17 +128,20 @@ class LoadSheddingMiddleware:
         self._label = _UNPRINTABLE.sub("_", limiter.name).replace("\\", "\\\\").replace('"', '\\"')
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Names of this function: what is called as an attribute of an object is looked up each time.
+        app = self.app
         if scope["type"] != "http" or (self._exempt and scope["path"] in self._exempt):
-            await self.app(scope, receive, send)
+            await app(scope, receive, send)
             return
         priority: priority_scope | None = None
-        name = self._priority_header
-        if name is not None:
+        names = self._priority_headers
+        if names:
             for key, _ in scope["headers"]:
-                if key == name:
-                    priority = self._priority_of(scope, name)
+                if key in names:
+                    priority = self._priority_of(scope, key)
                     break
         halves = self._halved.halves or self._halved.renewed()
+        take = halves.take
         place = _Place()  # set from here: a method that does it costs as much again
         place.forward = send
         place.halves = halves
@@ -146,8 +150,8 @@ class LoadSheddingMiddleware:
         try:
             if priority is not None:
                 priority.__enter__()
-            if halves.take(place) or await self._admit(place, send):
-                await self.app(scope, receive, place.send)
+            if take(place) or await self._admit(place, send):
+                await app(scope, receive, place.send)
         finally:
             if place.holds:
                 place.halves.let_go(place)
@@ -215,6 +219,7 @@ class _Place(Work):
 
     def send(self, message: Message) -> Awaitable[None]:
         # No coroutine of its own where there is nothing to do afterwards: they are what a layer costs.
+        forward = self.forward
         if not self.status:
             if message["type"] == "http.response.start":
                 self.status = message["status"]
@@ -226,9 +231,10 @@ class _Place(Work):
             ):
                 if self.is_streamed or self.status >= _FAILED:
                     return self._sent(message)
-                return self.halves.give_back_after(self, self.forward(message))
+                give_back_after = self.halves.give_back_after
+                return give_back_after(self, forward(message))
             self.is_streamed = True
-        return self.forward(message)
+        return forward(message)
 
     async def _sent(self, message: Message) -> None:
         await self.forward(message)

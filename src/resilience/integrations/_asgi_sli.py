@@ -93,8 +93,10 @@ class SLIMiddleware:
         self._due: Seconds = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Names of this function: what is called as an attribute of an object is looked up each time.
+        app = self.app
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await app(scope, receive, send)
             return
         answer = _Answer()  # set from here: a method that does it costs as much again
         answer.layer = self
@@ -105,7 +107,7 @@ class SLIMiddleware:
         answer.is_counted = answer.is_streamed = answer.has_left = False
         answer.began = _clock.monotonic() if self._is_timed else 0.0
         try:
-            await self.app(scope, answer.receive, answer.send)
+            await app(scope, answer.receive, answer.send)
         except BaseException as error:
             if not answer.is_counted:
                 answer.has_left = answer.has_left or not isinstance(error, Exception)
@@ -228,6 +230,7 @@ class _Answer:
 
     def send(self, message: Message) -> Awaitable[None]:
         # No coroutine of its own where there is nothing to do afterwards: they are what a layer costs.
+        forward = self.forward
         took = self.took
         if took is None:
             if message["type"] == "http.response.start":
@@ -236,7 +239,7 @@ class _Answer:
                 if now >= (layer := self.layer)._due:
                     layer._turn(now)
         elif self.is_counted:
-            return self.forward(message)
+            return forward(message)
         elif (
             "more_body" not in message or not message["more_body"]
             if message["type"] == "http.response.body"
@@ -264,7 +267,7 @@ class _Answer:
                     layer._turn(now)
                 for slo in watched.slos:
                     slo._budget.good += 1
-            return self.forward(message)
+            return forward(message)
         else:
             self.is_streamed = True
         return self._checked(message)
