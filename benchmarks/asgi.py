@@ -41,7 +41,7 @@ MOST = 2.5
 PASSED = 1.5
 """What one may cost for a request that it only passes on, in the same."""
 
-HELD = {"DeadlineMiddleware, a request with one": 5.5}
+HELD = {"DeadlineMiddleware, a request with one": 3.7}
 """What was reached where a bound is missed by far."""
 
 DEEP = 5  # layers of a kind around the application, so that their cost stands out from its own
