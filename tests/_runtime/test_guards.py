@@ -13,6 +13,7 @@ from resilience import (
     RateLimiter,
     Verdict,
     bad_results,
+    priority,
 )
 from resilience._runtime import compile as compiling
 from resilience._runtime import locked
@@ -53,7 +54,8 @@ def gate(request):
 
 
 @pytest.fixture
-def nothing_slow():
+def nothing_slow(monkeypatch):
+    monkeypatch.setattr(priority.usage, "used", False)  # other tests may have set one
     slow = [patch.object(Admission, name, side_effect=AssertionError("the slow way")) for name in SLOW]
     for each in slow:
         each.start()
