@@ -59,6 +59,7 @@ class Scene:
 
     def settle(self, token, verdict=GOOD, **known):
         self.circuit.settle(token, verdict, self.now, **known)
+        answer(self.circuit)
 
     def release(self, token, **how):
         self.circuit.release(token, self.now, **how)
@@ -70,6 +71,12 @@ class Scene:
     def why(self):
         """Return the last transition that was not reported yet."""
         return self.circuit.history.drain()[-1]
+
+
+def answer(circuit):
+    """Let a callable say the length of a break that has just begun, as a policy does."""
+    if (pending := circuit.take_pending()) is not None:
+        circuit.set_break(pending, *pending.ask())
 
 
 def tripping(**settings):
@@ -403,20 +410,76 @@ def test_a_callable_that_raises_gets_the_longest_break_and_a_note():
     assert scene.why().problem == "break_duration raised LookupError('no plan')"
 
 
-def test_a_callable_that_interrupts_leaves_a_circuit_that_works():
-    answers = [KeyboardInterrupt, None]
+def unanswered(**settings):
+    """Return a scene whose circuit has opened, and the break whose length nobody has said yet."""
+    scene = tripping(**{"break_duration": lambda _: 2.0, "max_break_duration": 8.0, **settings})
+    scene.circuit.settle(scene.admitted(), BAD, scene.now)
+    return scene, scene.circuit.take_pending()
 
-    def plan(cause):
-        if answer := answers.pop(0):
-            raise answer
-        return 2.0
 
-    scene = tripping(break_duration=plan)
-    with pytest.raises(KeyboardInterrupt):
-        scene.call(BAD)
+def test_until_the_callable_has_answered_the_circuit_is_open_for_the_longest_break():
+    scene, _ = unanswered()
+    assert scene.state is OPEN
+    assert scene.refused() == 8.0
+    scene.wait(8.0)
+    scene.call(GOOD)
     assert scene.state is CLOSED
-    scene.call(BAD)
-    assert scene.refused() == 2.0
+
+
+def test_the_break_counts_from_when_the_circuit_opened_and_not_from_the_answer():
+    scene, pending = unanswered()
+    scene.wait(0.5)
+    scene.circuit.set_break(pending, 2.0, None)
+    assert scene.refused() == 1.5
+
+
+def test_the_callable_is_asked_once_a_break():
+    scene, pending = unanswered()
+    assert scene.circuit.take_pending() is None
+    scene.circuit.set_break(pending, 2.0, None)
+    assert scene.circuit.take_pending() is None
+
+
+def test_an_opening_is_told_with_the_length_that_was_asked_for():
+    scene, pending = unanswered()
+    assert scene.circuit.drain() == []
+    scene.circuit.set_break(pending, 2.0, None)
+    assert [(change.state, change.retry_after) for change in scene.circuit.drain()] == [(OPEN, 2.0)]
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        lambda circuit, now: circuit.reset(now),
+        lambda circuit, now: circuit.isolate(now),
+        lambda circuit, now: circuit.disable(now),
+        lambda circuit, now: circuit.restore({**SNAPSHOT, "retry_after": 5.0}, now),
+        lambda circuit, now: circuit.after_fork(now),
+        lambda circuit, now: circuit.admit(now + 8.0),
+    ],
+    ids=["reset", "isolate", "disable", "restore", "fork", "half-open"],
+)
+def test_an_answer_that_comes_after_the_circuit_went_elsewhere_changes_nothing(order):
+    scene, pending = unanswered()
+    order(scene.circuit, scene.now)
+    before = scene.circuit.snapshot(scene.now), scene.circuit.drain()
+    scene.circuit.set_break(pending, 1.0, None)
+    assert (scene.circuit.snapshot(scene.now), scene.circuit.drain()) == (before[0], [])
+
+
+def test_an_answer_of_a_former_break_does_not_change_the_next():
+    scene, former = unanswered()
+    scene.circuit.reset(scene.now)
+    scene.circuit.settle(scene.admitted(), BAD, scene.now)
+    scene.circuit.set_break(former, 1.0, None)
+    assert scene.refused() == 8.0
+
+
+def test_new_settings_bound_an_answer_that_comes_after_them():
+    scene, pending = unanswered()
+    scene.circuit.configure(scene.settings(max_break_duration=6.0), scene.now)
+    scene.circuit.set_break(pending, 7.0, None)
+    assert scene.refused() == 6.0
 
 
 @pytest.mark.parametrize("verdict", [GOOD, BAD])
@@ -445,7 +508,7 @@ def test_a_callable_may_change_the_circuit_that_asks_it():
     scene = tripping(break_duration=plan)
     scene.call(BAD)
     assert scene.state is ISOLATED
-    assert [t.state for t in scene.circuit.history.drain()] == [ISOLATED]
+    assert [t.state for t in scene.circuit.drain()] == [OPEN, ISOLATED]
 
 
 # Throttled
@@ -2098,6 +2161,8 @@ class CircuitRules(RuleBasedStateMachine):
         known = {"duration": None if by_itself else duration, "retry_after": retry_after, "draw": draw}
         self.plain.settle(plain, verdict, self.now, **known)
         self.generated.settle(generated, verdict, self.now, by_itself=by_itself, **known)
+        for circuit in self.both:
+            answer(circuit)
         self.model.settle(ticket, verdict, self.now, **known)
 
     @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 1.0, 2.0, 3.0, 4.0, 6.0, 7.0, 9.0, 10.0, 18.0, 300.0]))

@@ -350,6 +350,111 @@ def test_a_function_decides_how_long_the_break_is(runtime, fake_clock):
     runtime.run(body)
 
 
+def is_free(breaker):
+    """Say whether another thread can use *breaker* at once."""
+    other = threading.Thread(target=lambda: breaker.state, daemon=True)
+    other.start()
+    other.join(1.0)
+    return not other.is_alive()
+
+
+class Nosy:
+    """A source of chance that looks, at each draw, whether the breaker is free meanwhile."""
+
+    def __init__(self):
+        self.found = []
+        self.breaker = None
+
+    def random(self):
+        self.found.append(is_free(self.breaker))
+        return 0.0
+
+
+async def fail_in_function(runtime, breaker):
+    await fail(runtime, breaker)
+
+
+async def fail_in_block(runtime, breaker):
+    with pytest.raises(ConnectionError), breaker.guard():
+        raise ConnectionError
+
+
+async def fail_by_hand(runtime, breaker):
+    breaker.try_acquire().settle(Verdict.BAD)
+
+
+async def succeed_in_function(runtime, breaker):
+    await answered(runtime, breaker)
+
+
+async def open_with_a_good_result(runtime, breaker):
+    breaker.reconfigure(failure_ratio=0.5, minimum_throughput=2, consecutive_failures=None)
+    await fail(runtime, breaker)
+    await answered(runtime, breaker)
+    assert breaker.state is OPEN
+
+
+@pytest.mark.parametrize(
+    "use", [fail_in_function, fail_in_block, fail_by_hand, succeed_in_function, open_with_a_good_result]
+)
+def test_others_may_use_the_breaker_while_its_source_of_chance_is_asked(runtime, use):
+    async def body():
+        chance = Nosy()
+        chance.breaker = breaker = tripping(rng=chance, slow_call_duration=1.0)
+        await use(runtime, breaker)
+        assert chance.found
+        assert all(chance.found)
+
+    runtime.run(body)
+
+
+@pytest.mark.parametrize("use", [fail_in_function, fail_in_block, fail_by_hand, open_with_a_good_result])
+def test_others_may_use_the_breaker_while_its_break_is_asked_for(runtime, use):
+    async def body():
+        found = []
+        breaker = tripping(break_duration=lambda _: found.append((is_free(breaker), breaker.state)) or 1.0)
+        await use(runtime, breaker)
+        assert found == [(True, OPEN)]
+
+    runtime.run(body)
+
+
+def test_while_the_break_is_asked_for_others_are_refused_and_nobody_asks_again(runtime, fake_clock):
+    async def body():
+        asked, told = [], []
+
+        def plan(cause):
+            asked.append(cause.attempt)
+            told.append(breaker.try_acquire())
+            return 1.0
+
+        breaker = tripping(break_duration=plan, max_break_duration=8.0)
+        with listening(told.append):
+            await fail(runtime, breaker)
+        rejection, change = told
+        assert rejection.retry_after == 8.0
+        assert change.attributes["resilience.retry_after"] == 1.0
+        assert asked == [1]
+
+    runtime.run(body)
+
+
+def test_a_break_that_nobody_could_say_is_the_longest(runtime, fake_clock):
+    async def body():
+        def plan(cause):
+            raise KeyboardInterrupt
+
+        breaker = tripping(break_duration=plan, max_break_duration=8.0)
+        with pytest.raises(KeyboardInterrupt):
+            breaker.try_acquire().settle(Verdict.BAD)
+        assert (await refused(runtime, breaker)).retry_after == 8.0
+        fake_clock.advance(8.0)
+        await answered(runtime, breaker)
+        assert breaker.state is CLOSED
+
+    runtime.run(body)
+
+
 def test_chance_lengthens_the_break(runtime, fake_clock):
     async def body():
         breaker = await opened(runtime, break_jitter=0.2, rng=Draws(0.5))

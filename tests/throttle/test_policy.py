@@ -235,6 +235,32 @@ def test_chance_comes_from_rng() -> None:
     assert policy.try_acquire()
 
 
+def test_others_may_use_the_throttle_while_its_source_of_chance_is_asked(runtime: Any) -> None:
+    found: list[bool] = []
+
+    class Nosy:
+        def random(self) -> float:
+            other = threading.Thread(target=lambda: policy.is_shedding, daemon=True)
+            other.start()
+            other.join(1.0)
+            found.append(not other.is_alive())
+            return 0.99
+
+    policy = AdaptiveThrottle("stock", rng=Nosy(), floor=None, minimum_throughput=1)
+
+    async def body() -> None:
+        with pytest.raises(ConnectionError):
+            await runtime.call(policy, raising(ConnectionError()))
+        assert await runtime.call(policy, answer) == "answer"
+        with policy.guard():
+            pass
+        assert policy.try_acquire()
+
+    runtime.run(body)
+    assert found
+    assert all(found)
+
+
 def test_the_process_own_generator_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = AdaptiveThrottle(floor=None, minimum_throughput=1)
     policy.try_acquire().settle(Verdict.BAD)

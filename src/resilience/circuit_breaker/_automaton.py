@@ -25,6 +25,7 @@ there as well, and its ``bucket_end`` is never reached.
 """
 
 import math
+from dataclasses import replace
 from typing import Any, Final, TypeAlias, cast
 
 from resilience._core.permit import NEVER, Refusal
@@ -67,6 +68,7 @@ class Automaton:
         bucket_end: Instant from which `rotate` comes before counting.
         cause: What was known when a result last opened the circuit; None once it closed.
         history: The changes of state.
+        pending: The break under way, while its length is still to be asked for; else None.
         rejected: Calls refused.
         spared: Calls let pass, while in shadow, that would have been refused.
         probed: Calls let pass as probes.
@@ -97,6 +99,7 @@ class Automaton:
         "generation",
         "history",
         "ignored",
+        "pending",
         "probed",
         "rejected",
         "settings",
@@ -122,6 +125,7 @@ class Automaton:
         self._spare: float = 0  # bad results that change nothing, while the cell is shown
         self._good = GoodTotal()
         self.history = History(now)
+        self.pending: _breaks.Pending | None = None
         self._zero()
         self.bucket_end: Seconds = -math.inf
         self.cell: Cell | None = None
@@ -316,22 +320,51 @@ class Automaton:
     def _open(
         self, now: Seconds, reason: Reason, total: int, bad: int, hint: Seconds | None, draw: float
     ) -> None:
-        """Begin a break. Commits nothing before the user's callable has answered."""
+        """Begin a break: the longest, until who holds no lock has asked a user's callable for its length."""
         cause = Break(self._attempt + 1, bad / total, bad, hint)
-        generation = self.generation
-        problem: str | None = None
-        seconds = 0.0
-        if reason is not Reason.THROTTLED:
-            seconds, problem = _breaks.planned(self.settings, cause)
-            if self.generation != generation:
-                return  # the callable used this circuit, and that already changed its state
+        plan = self.settings.break_duration
+        seconds = 0.0 if reason is Reason.THROTTLED else _breaks.planned(self.settings, cause)
         seconds = max(seconds, _breaks.wanted(self.settings, hint))
         seconds = _breaks.bounded(self.settings, seconds, draw)
         self._leave()
         self.cause = cause
         self._attempt = cause.attempt
         self._until = now + seconds
-        self._enter(CircuitState.OPEN, now, reason, retry_after=seconds, cause=cause, problem=problem)
+        self._enter(CircuitState.OPEN, now, reason, retry_after=seconds, cause=cause)
+        if callable(plan) and reason is not Reason.THROTTLED:
+            self.pending = _breaks.Pending(plan=plan, cause=cause, began=now, hint=hint, draw=draw)
+
+    def take_pending(self) -> _breaks.Pending | None:
+        """Return the break whose length the caller has to ask for, outside of its lock; once each."""
+        pending = self.pending
+        if pending is None or pending.is_asked:
+            return None
+        pending.is_asked = True
+        return pending
+
+    def set_break(self, pending: _breaks.Pending, seconds: Seconds | None, problem: str | None) -> None:
+        """
+        Give the break of *pending* its length; None for the longest. Too late, if it is no longer under way.
+
+        Args:
+            pending: What `take_pending` returned.
+            seconds: The length that was asked for.
+            problem: What was wrong with the answer, or None.
+
+        """
+        if self.pending is not pending:
+            return
+        settings, news = self.settings, self.history.news
+        wanted = _breaks.wanted(settings, pending.hint)
+        seconds = max(settings.max_break_duration if seconds is None else seconds, wanted)
+        seconds = _breaks.bounded(settings, seconds, pending.draw)
+        news[-1] = replace(news[-1], retry_after=seconds, problem=problem)
+        self._until = pending.began + seconds
+        self.pending = None
+
+    def drain(self) -> list[Transition]:
+        """Return the changes of state to report, oldest first: not yet that to a break of unknown length."""
+        return self.history.drain(keep_last=self.pending is not None)
 
     # Half-open
 
@@ -386,12 +419,12 @@ class Automaton:
         *,
         retry_after: Seconds | None = None,
         cause: Break | None = None,
-        problem: str | None = None,
     ) -> None:
         self.generation += 1
+        self.pending = None
         previous, self.state = self.state, state
         if previous is not state:
-            self.history.add(Transition(previous, state, reason, now, retry_after, cause, problem))
+            self.history.add(Transition(previous, state, reason, now, retry_after, cause))
 
     def _refuse(self, refusal: Refusal) -> Token | Refusal:
         if self._shadows:

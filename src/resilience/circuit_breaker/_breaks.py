@@ -1,30 +1,59 @@
 """How long a circuit stays open."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from resilience._core.check import is_finite
 from resilience.circuit_breaker._settings import Break, CircuitBreakerSettings
 from resilience.typing import Seconds
 
 
-def planned(settings: CircuitBreakerSettings, cause: Break) -> tuple[Seconds, str | None]:
+@dataclass(slots=True, eq=False, kw_only=True)
+class Pending:
     """
-    Return the length of the break by the settings, and what was wrong with a callable's.
+    A break that has begun, and whose length a user's callable has yet to say.
+
+    Attributes:
+        plan: The callable.
+        cause: What it is told.
+        began: Instant at which the break began.
+        hint: Seconds the dependency asked us to stay away, or None.
+        draw: Chance, in [0, 1): how much of the jitter lengthens the break.
+        is_asked: Whether somebody is asking it.
+
+    """
+
+    plan: Callable[[Break], Seconds]
+    cause: Break
+    began: Seconds
+    hint: Seconds | None
+    draw: float
+    is_asked: bool = False
+
+    def ask(self) -> tuple[Seconds | None, str | None]:
+        """Return the length of the break, None for the longest, and what was wrong with the answer."""
+        try:
+            seconds = self.plan(self.cause)
+        except Exception as error:  # noqa: BLE001  # the call's own error must reach the caller, not this one
+            return None, f"break_duration raised {error!r}"
+        if is_finite(seconds) and seconds > 0:
+            return seconds, None
+        return None, f"break_duration returned {seconds!r}"
+
+
+def planned(settings: CircuitBreakerSettings, cause: Break) -> Seconds:
+    """
+    Return the length of the break by the settings: the longest one where a callable has yet to say it.
 
     May be longer than the longest break, which `bounded` sees to.
     """
     plan = settings.break_duration
-    longest = settings.max_break_duration
-    if not callable(plan):
-        try:
-            return plan * float(settings.break_factor) ** (cause.attempt - 1), None
-        except OverflowError:
-            return longest, None
+    if callable(plan):
+        return settings.max_break_duration
     try:
-        seconds = plan(cause)
-    except Exception as error:  # noqa: BLE001  # the call's own error must reach the caller, not this one
-        return longest, f"break_duration raised {error!r}"
-    if is_finite(seconds) and seconds > 0:
-        return seconds, None
-    return longest, f"break_duration returned {seconds!r}"
+        return plan * float(settings.break_factor) ** (cause.attempt - 1)
+    except OverflowError:
+        return settings.max_break_duration
 
 
 def bounded(settings: CircuitBreakerSettings, seconds: Seconds, draw: float) -> Seconds:

@@ -50,10 +50,13 @@ class History:
         spent[state] += now - self._since
         return spent
 
-    def drain(self) -> list[Transition]:
+    def drain(self, *, keep_last: bool = False) -> list[Transition]:
         """Return the transitions that were not reported yet, oldest first, and forget them."""
         drained = list(self.news)
-        self.news.clear()
+        if keep_last:
+            drained.pop()
+        for _ in drained:
+            self.news.popleft()
         return drained
 
 

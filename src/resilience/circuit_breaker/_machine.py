@@ -129,6 +129,7 @@ class Circuit(Automaton):
         self._window.renew()
         self._good.clear(self._window.cell, self._bypass)
         self.history.clear(now)
+        self.pending = None  # who asks for its length may be a thread of the parent's: it stays the longest
         self._zero()
         self.cell = None  # until the next call asks
 

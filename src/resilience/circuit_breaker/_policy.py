@@ -9,6 +9,7 @@ from resilience._core.window import Cell
 from resilience._runtime.census import Reading
 from resilience._runtime.gate import Ask, Decision, Gate
 from resilience._runtime.hot import Hot, weakly
+from resilience._runtime.permit import Hold
 from resilience._runtime.policy import Binding, Traits, all_right
 from resilience.circuit_breaker._hot import hot
 from resilience.circuit_breaker._machine import Circuit
@@ -46,7 +47,8 @@ class CircuitBreaker(Gate):
         slow_call_duration: Seconds after which a call was slow, > 0, or None.
         slow_call_ratio: Share of slow calls that opens the circuit, 0 < r <= 1. Default 1.0.
         break_duration: Seconds the circuit stays open at first, > 0, or a callable that takes a
-            `Break` and returns them. Default 5.0 (Polly).
+            `Break` and returns them; until it has answered, the break is *max_break_duration*.
+            Default 5.0 (Polly).
         break_factor: Growth of the break after each failed round, >= 1. Default 2.0 (Finagle).
         max_break_duration: Longest break in seconds, before jitter. Default 60.0 (Finagle).
         break_jitter: Share by which chance may lengthen a break, 0 to 1. Default 0.2.
@@ -231,11 +233,34 @@ class CircuitBreaker(Gate):
         with self._lock:
             self._circuit.configure(settings, _clock.monotonic())
 
-    def _admit(self, now: Seconds, ask: Ask) -> Decision:  # noqa: ARG002  # a call is a call
-        return self._circuit.admit(now, self._random.random())
+    def _decide(self, ask: Ask, hold: Hold) -> Decision:  # noqa: ARG002  # a call is a call
+        # Drawn outside the lock, here and below, because the generator may be a user's.
+        return super()._decide(self._random.random(), hold)
+
+    def _admit(self, now: Seconds, ask: Ask) -> Decision:
+        return self._circuit.admit(now, ask)
+
+    def _take_back(
+        self, hold: Hold, verdict: Verdict, started: Seconds | None, retry_after: Seconds | None
+    ) -> None:
+        # As for every gate, with a draw; and nobody waits in line.
+        draw = 0.0 if verdict is Verdict.IGNORED else self._random.random()
+        with self._lock:
+            if hold.is_empty:
+                return
+            now = _clock.monotonic()
+            began = now if started is None else started
+            hold.token = self._settle(hold.token, verdict, now, began, retry_after, draw)  # type: ignore[func-returns-value]  # None: taken, and forgotten in one line
+        self._changed()
 
     def _settle(
-        self, token: Any, verdict: Verdict, now: Seconds, started: Seconds, retry_after: Seconds | None
+        self,
+        token: Any,
+        verdict: Verdict,
+        now: Seconds,
+        started: Seconds,
+        retry_after: Seconds | None,
+        draw: float = 0.0,
     ) -> None:
         self._circuit.settle(
             token,
@@ -243,7 +268,7 @@ class CircuitBreaker(Gate):
             now,
             duration=now - started,
             retry_after=retry_after,
-            draw=self._random.random(),
+            draw=draw,
         )
 
     def _release(self, token: Any, now: Seconds, *, cancelled: bool) -> None:
@@ -258,6 +283,7 @@ class CircuitBreaker(Gate):
     ) -> None:
         # As for every gate, with fewer steps.
         circuit = self._circuit
+        draw = self._random.random()
         with self._lock:
             now = _clock.monotonic()
             tokens[place] = circuit.settle(  # type: ignore[func-returns-value]  # None: taken, and forgotten in one line
@@ -266,7 +292,7 @@ class CircuitBreaker(Gate):
                 now,
                 duration=0.0 if began is None else now - began,
                 retry_after=outcome.retry_after,
-                draw=self._random.random(),
+                draw=draw,
             )
         if circuit.history.news:
             self._changed()
@@ -282,15 +308,19 @@ class CircuitBreaker(Gate):
 
     def _rotate(self, now: Seconds, cell: Cell) -> None:
         """Get ready for one good result, which generated code is about to count in *cell*."""
+        draw = self._random.random()
         with self._lock:
-            self._circuit.rotate(now, cell, self._random.random())
+            self._circuit.rotate(now, cell, draw)
         self._changed()
 
     def _changed(self) -> None:
-        if not self._circuit.history.news:
+        circuit = self._circuit
+        if not circuit.history.news:
             return
+        if circuit.pending is not None:
+            self._ask_for_break()
         with self._lock:
-            transitions = self._circuit.history.drain()
+            transitions = circuit.drain()
         for transition in transitions:
             emit(
                 "resilience.circuit_breaker.state_change",
@@ -302,6 +332,20 @@ class CircuitBreaker(Gate):
                     "resilience.retry_after": transition.retry_after,
                 },
             )
+
+    def _ask_for_break(self) -> None:
+        """Let the user's callable say how long the break is, if nobody has asked it yet. No lock is held."""
+        with self._lock:
+            pending = self._circuit.take_pending()
+        if pending is None:
+            return
+        seconds: Seconds | None = None
+        problem: str | None = "break_duration was interrupted"
+        try:
+            seconds, problem = pending.ask()
+        finally:
+            with self._lock:
+                self._circuit.set_break(pending, seconds, problem)
 
     def readings(self) -> list[Reading]:
         """Return what telemetry knows of the circuit."""
