@@ -52,6 +52,32 @@ def test_what_can_be_had_at_the_latest_instant_seen_does_not_wait_if_the_clock_g
     assert [machine.reserve(9.0).wait for _ in range(4)] == [0.0] * 4
 
 
+@pytest.mark.parametrize("begin_anew", ["burst", "fork"])
+def test_a_permit_that_generated_code_took_belongs_to_the_generation_in_which_it_was_taken(begin_anew):
+    machine = make(rate=1, burst=2)
+    former = machine.admit(0.0).at
+    if begin_anew == "burst":
+        machine.configure(settings(rate=1, burst=10), 0.5)
+    else:
+        machine.after_fork(0.5)
+    owed = machine.reset_after(0.5)
+    machine.release(machine.permit(former), 0.5)
+    assert machine.reset_after(0.5) == owed
+    machine.release(machine.permit(machine.admit(0.5).at), 0.5)
+    assert machine.reset_after(0.5) == approx(owed)
+
+
+def test_of_permits_taken_at_a_tie_none_comes_to_life_again_after_a_fork():
+    machine = make(rate=1, burst=1)
+    machine.admit(0.0)
+    early = machine.admit(1.0 - TIE / 2).at
+    machine.reserve(1.0 - TIE / 2)
+    machine.after_fork(1.0 - TIE / 2)
+    owed = machine.reset_after(1.0 - TIE / 2)
+    machine.release(machine.permit(early), 1.0 - TIE / 2)
+    assert machine.reset_after(1.0 - TIE / 2) == owed
+
+
 @pytest.mark.parametrize("algorithm", ["gcra", "fixed_window"])
 def test_no_change_of_the_burst_and_no_fork_brings_an_earlier_permit_to_life_again(algorithm):
     machine = make(algorithm, rate=4)

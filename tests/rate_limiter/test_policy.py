@@ -1629,3 +1629,19 @@ def test_what_stands_in_the_place_of_the_name_is_told_its_own_place():
 
     with pytest.raises(ConfigError, match=r"None, got ''$"):
         RateLimiter("")
+
+
+def test_a_call_that_did_not_go_out_gives_back_nothing_across_a_new_burst(runtime, fake_clock):
+    limited = RateLimiter("stock", rate=1, burst=1)
+
+    async def body():
+        def turned_away():
+            fake_clock.advance(0.75)
+            limited.reconfigure(burst=10)
+            raise RejectedError("inner")
+
+        with pytest.raises(RejectedError):
+            await runtime.wrap(limited, turned_away)()
+        assert admitted(limited, 20) == 0
+
+    runtime.run(body)

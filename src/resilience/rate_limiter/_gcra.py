@@ -40,13 +40,14 @@ class Gcra(RateMachine):
 
     """
 
-    __slots__ = ("_is_barred", "_returns", "burst", "open_shift", "room", "shift", "tat")
+    __slots__ = ("_former", "_is_barred", "_returns", "burst", "open_shift", "room", "shift", "tat")
 
     def __init__(self, settings: RateLimiterSettings, now: Seconds) -> None:
         super().__init__(settings, now)
         self.burst = settings.capacity
         self.room = self.burst - 1 + tie(self.rate)
         self._is_barred = False
+        self._former = -math.inf  # permits that lie before this were given out in an earlier generation
         self._set_shift(-now * self.rate)  # so that the permit clock starts at 0: small numbers are fine ones
         self.tat = 0.0
         self._returns: list[tuple[float, float]] = []
@@ -80,7 +81,7 @@ class Gcra(RateMachine):
 
     def permit(self, x: float) -> RatePermit:
         """Return the permit for what generated code took; *x* is the ``tat`` that it wrote."""
-        return RatePermit(x, 1, self.generation)
+        return RatePermit(x, 1, self.generation if x > self._former else self.generation - 1)
 
     def wait_for(self, now: Seconds, n: int = 1, ahead: int = 0) -> Seconds | None:
         """Return the seconds until *n* permits could be had after *ahead* others, or None for never."""
@@ -124,13 +125,21 @@ class Gcra(RateMachine):
         self.tat = s if (s := self.tat) > t else t
         owed = max(0.0, self.tat - t + (burst - self.burst))
         if burst != self.burst:  # the clock may go back, and with it what is unspent
-            self.generation += 1
+            self._begin_generation()
         shift = self.tat - owed - self._now * rate
         room = burst - 1 + tie(rate)
         self.burst = burst
         self.open_shift = -math.inf  # so that generated code does not read half of the new values
         self.rate, self.room = rate, room
         self._set_shift(shift)
+
+    def _begin_generation(self) -> None:
+        self._mark_former()
+        self.generation += 1
+
+    def _mark_former(self) -> None:
+        # The next permit lies one further at least; those so far do not lie beyond it, but for a tie.
+        self._former = self.tat + 0.5
 
     def bar(self, is_barred: bool) -> None:
         """Let generated code give out no permits, because somebody waits; or again, because nobody does."""
@@ -174,6 +183,7 @@ class Gcra(RateMachine):
     def _drop_reservations(self, now: Seconds) -> None:
         t = now * self.rate + self.shift
         self.tat = min(self.tat, t + self.burst)
+        self._mark_former()
 
     def _owed(self, t: float) -> float:
         return max(0.0, self.tat - t)
