@@ -14,6 +14,7 @@ from tests.collector import collector_off
 from tests.dependency import Dependency
 from tests.doubles import raising
 
+from resilience import limits
 from resilience._runtime import fork
 from resilience._runtime.pipeline import Pipeline
 from resilience.concurrency_limiter import ConcurrencyLimiter, ConcurrencyLimiterSettings
@@ -709,6 +710,37 @@ def test_a_reload_keeps_the_places_that_are_taken(runtime):
         assert pipeline.policies == (limited,)
         assert (limited.inflight, limited.limit) == (1, 2)
         await busy.answer()
+
+    runtime.run(body)
+
+
+@pytest.mark.parametrize("kind", [limits.Aimd, limits.Gradient2, limits.Vegas])
+def test_a_limit_given_anew_with_equal_settings_keeps_what_it_learnt(runtime, fake_clock, kind):
+    limited = limiter(kind(initial=8))
+    pipeline = Pipeline("stock", limited)
+
+    async def body():
+        with pytest.raises(TimeoutError):
+            await runtime.call(limited, script(delayed(1.0, TimeoutError())))
+        source, learnt = limited.settings.limit, limited.limit
+        assert learnt < 8
+        pipeline.reload(limiter(kind(initial=8), max_queue=1, max_wait=1.0))
+        assert (limited.limit, limited.settings.max_queue) == (learnt, 1)
+        limited.reconfigure(limit=kind(initial=8))
+        assert limited.limit == learnt
+        assert limited.settings.limit is source
+
+    runtime.run(body)
+
+
+def test_a_limit_given_anew_with_other_settings_begins_anew(runtime, fake_clock):
+    limited = limiter(limits.Aimd(initial=8))
+
+    async def body():
+        with pytest.raises(TimeoutError):
+            await runtime.call(limited, script(delayed(1.0, TimeoutError())))
+        limited.reconfigure(limit=limits.Aimd(initial=8, patience=2))
+        assert limited.limit == 8
 
     runtime.run(body)
 

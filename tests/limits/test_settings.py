@@ -1,5 +1,7 @@
 """What an error says of a setting that cannot work, in full, and the ends of the ranges."""
 
+import inspect
+
 import pytest
 
 from resilience.errors import ConfigError
@@ -52,6 +54,28 @@ def test_an_error_names_the_limit_the_setting_the_range_and_the_value(kind, sett
     with pytest.raises(ConfigError) as caught:
         kind(**settings)
     assert str(caught.value) == f"{kind.__name__}: {text}"
+
+
+@pytest.mark.parametrize("kind", [Aimd, Gradient2, Vegas])
+def test_limits_of_one_kind_and_equal_settings_are_equal_whatever_they_learnt(kind):
+    learnt, anew = kind(initial=8), kind(initial=8)
+    learnt.limit = 3.0
+    assert learnt == anew
+    assert hash(learnt) == hash(anew)
+    others = [each(initial=8) for each in (Aimd, Gradient2, Vegas) if each is not kind]
+    assert learnt not in [kind(initial=9), kind(initial=8, window=2.0), *others, 8]
+
+
+@pytest.mark.parametrize("kind", [Aimd, Gradient2, Vegas])
+def test_limits_that_differ_in_one_setting_differ(kind):
+    one = {
+        "initial": 9, "min_limit": 0.5, "max_limit": 99, "backoff": 0.6, "tolerance": 1.25 if kind is Gradient2 else 0.25,
+        "window": 2.0, "increase": 2.0, "patience": 2, "alpha": 1, "beta": 99, "smoothing": 0.3, "headroom": None,
+        "quantile": 0.5, "queue": 5, "long_window": 99,
+    }  # fmt: skip
+    taken = set(inspect.signature(kind).parameters)
+    assert taken <= one.keys()
+    assert all(kind(**{name: one[name]}) != kind() for name in taken)
 
 
 def test_of_bounds_that_contradict_each_other_all_that_do_are_told():

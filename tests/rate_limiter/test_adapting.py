@@ -572,8 +572,24 @@ def test_a_reload_with_the_same_rate_keeps_what_it_learnt_and_with_another_begin
     fake_clock.advance(2.0)
     throttle(limited)
     assert (limited.rate, source.rate) == (2.5, 2.5)
-    pipeline.reload(RateLimiter(rate=rates.Aimd(start=10), burst=3))
-    assert limited.rate == 10
+    pipeline.reload(RateLimiter(rate=rates.Aimd(start=20), burst=3))
+    assert limited.rate == 20
+
+
+@pytest.mark.parametrize("make", [lambda: rates.Aimd(start=10), rates.Cubic])
+def test_a_rate_given_anew_with_equal_settings_keeps_what_it_learnt(fake_clock, make):
+    pipeline = Pipeline("api", adaptive(make()))
+    (limited,) = pipeline.policies
+    throttle(limited)
+    source, learnt = limited.settings.rate, limited.rate
+    pipeline.reload(RateLimiter(rate=make(), burst=3))
+    assert (limited.rate, limited.settings.burst) == (learnt, 3)
+    limited.reconfigure(rate=make())
+    assert limited.rate == learnt
+    assert limited.settings.rate is source
+    fake_clock.advance(2.0)
+    throttle(limited)
+    assert limited.rate < learnt
 
 
 # --- one for each key --------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What a concurrency limiter does as a gate: who gets a place, who waits, and what a `Limit` learns."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from resilience import _clock
@@ -89,6 +90,9 @@ class LimitGate(Gate):
         return problems
 
     def _configure(self, settings: ConcurrencyLimiterSettings) -> None:
+        source = self._bulkhead.source
+        if settings.limit is not source and settings.limit == source:  # given anew: it keeps what it learnt
+            settings = replace(settings, limit=source)
         terms = terms_of(settings.make_limit())  # outside the lock, because the limit may be a user's
         with self._lock:
             before = self._bulkhead.limit

@@ -3,6 +3,7 @@
 from typing import Final
 
 from resilience._core.check import Check
+from resilience._core.given import Given
 from resilience.limits._range import Range, check_backoff, check_range
 from resilience.typing import Ratio, Sample, Seconds
 
@@ -41,7 +42,7 @@ HOLD: Final = 30
 """Windows for which no cuts are made after they were found not to help."""
 
 
-class Aimd:
+class Aimd(Given):
     """
     Grow while calls end well, by one per round; cut by a share when they do not get through.
 
@@ -55,6 +56,9 @@ class Aimd:
 
     Below 1 it looks at times as well: a good call that took less than a quarter of those that time out shows
     that the dependency has no queue. The limit is 2 at once then.
+
+    Two are equal if they were given the same settings, whatever each has learnt: a limiter that is given an
+    equal one keeps the one it has.
 
     Args:
         initial: Limit at the start. Default 10: half of Netflix's, since those of many clients add up.
@@ -115,6 +119,7 @@ class Aimd:
             check.number("increase", increase, above=0)
         check.whole("patience", patience, optional=True)
         check.done()
+        self._given = (initial, min_limit, max_limit, backoff, tolerance, window, increase, patience)
         self._range = Range(min_limit, max_limit)
         self._backoff, self._tolerance = backoff, tolerance
         self._increase, self._patience = increase, patience

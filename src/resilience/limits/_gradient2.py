@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 from resilience._core.check import Check, is_finite
+from resilience._core.given import Given
 from resilience.limits._average import Average
 from resilience.limits._headroom import Headroom, Peaks, check_headroom
 from resilience.limits._range import Range, as_function, check_backoff, check_range, check_sampling
@@ -37,7 +38,7 @@ def square_root(limit: float) -> float:
     return max(4, math.isqrt(max(0, int(limit))))
 
 
-class Gradient2:
+class Gradient2(Given):
     """
     Follow the ratio of the usual time of a call to the present one.
 
@@ -49,6 +50,9 @@ class Gradient2:
     *max_limit*.
 
     On clients with many kinds of call prefer `Aimd`: a change of the mixture looks like congestion here.
+
+    Two are equal if they were given the same settings, whatever each has learnt: a limiter that is given an
+    equal one keeps the one it has.
 
     Args:
         initial: Limit at the start. Default 20 (Netflix).
@@ -108,6 +112,19 @@ class Gradient2:
         check_headroom(check, headroom)
         check_sampling(check, window, quantile)
         check.done()
+        self._given = (
+            initial,
+            min_limit,
+            max_limit,
+            tolerance,
+            queue,
+            smoothing,
+            backoff,
+            long_window,
+            headroom,
+            window,
+            quantile,
+        )
         self._range = Range(min_limit, max_limit)
         self._tolerance, self._smoothing, self._backoff = tolerance, smoothing, backoff
         self._queue = as_function(queue)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 from resilience._core.check import Check, is_finite
+from resilience._core.given import Given
 from resilience.limits._headroom import Headroom, Peaks, check_headroom
 from resilience.limits._range import Range, as_function, check_backoff, check_range, check_sampling
 from resilience.typing import Ratio, Sample, Seconds
@@ -33,7 +34,7 @@ def log10_root(limit: float) -> int:
     return max(1, int(math.log10(limit))) if limit >= 1 else 1
 
 
-class Vegas:
+class Vegas(Given):
     """
     Keep the queue at the dependency short: from how long calls take, as TCP Vegas does.
 
@@ -44,6 +45,9 @@ class Vegas:
 
     The shortest time is measured anew after about thirty rounds of calls, and may rise by a quarter then:
     one that was measured under load would take the queue for normal.
+
+    Two are equal if they were given the same settings, whatever each has learnt: a limiter that is given an
+    equal one keeps the one it has.
 
     Args:
         initial: Limit at the start. Default 20 (Netflix).
@@ -102,6 +106,18 @@ class Vegas:
         check_headroom(check, headroom)
         check_sampling(check, window, quantile)
         check.done()
+        self._given = (
+            initial,
+            min_limit,
+            max_limit,
+            alpha,
+            beta,
+            backoff,
+            smoothing,
+            headroom,
+            window,
+            quantile,
+        )
         self._range = Range(min_limit, max_limit)
         self._alpha = _bound(alpha, 3)
         self._beta = _bound(beta, 6)

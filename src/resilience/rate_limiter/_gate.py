@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from resilience import _clock
@@ -87,7 +88,10 @@ class RateGate(Gate):
         return problems
 
     def _configure(self, settings: RateLimiterSettings) -> None:
-        rate, adaptive = settings.rate, self._adaptive
+        adaptive = self._adaptive
+        if adaptive is not None and settings.rate is not adaptive.source and settings.rate == adaptive.source:
+            settings = replace(settings, rate=adaptive.source)  # given anew: it keeps what it learnt
+        rate = settings.rate
         terms: tuple[float, Seconds] | None = None
         if adaptive is not None and not isinstance(rate, (int, float)) and rate is not adaptive.source:
             terms = rate.rate, rate.window  # outside the lock, because the rate may be a user's

@@ -3,12 +3,13 @@
 import math
 
 from resilience._core.check import is_finite
+from resilience._core.given import Given
 from resilience.rates._range import check_range
 from resilience.rates._rate import RateSample
 from resilience.typing import Seconds
 
 
-class Aimd:
+class Aimd(Given):
     """
     Learn the rate as TCP learns its window: a little more each second, a share less when throttled.
 
@@ -18,6 +19,9 @@ class Aimd:
     - ``BAD`` and ``TIMED_OUT`` teach nothing: a failing server is a matter for a circuit breaker, and
       one that is slow for a concurrency limiter.
     - ``IGNORED`` and cancelled calls teach nothing: the server said nothing.
+
+    Two are equal if they were given the same settings, whatever each has learnt: a limiter that is given an
+    equal one keeps the one it has.
 
     Args:
         start: Permits per second to begin with, *floor* to *ceiling*. Default 100, as that of
@@ -61,6 +65,7 @@ class Aimd:
         check.that(holds, "start", start, "must be a finite number from floor to ceiling")
         check.number("increase", increase, above=0)
         check.done()
+        self._given = (start, increase, decrease, floor, ceiling, window)
         self._increase = increase
         self._decrease = decrease
         self._floor = floor

@@ -2,12 +2,13 @@
 
 import math
 
+from resilience._core.given import Given
 from resilience.rates._range import check_range
 from resilience.rates._rate import RateSample
 from resilience.typing import Seconds
 
 
-class Cubic:
+class Cubic(Given):
     """
     Learn the rate as AWS SDKs do in adaptive mode: no limit until the server throttles, then CUBIC.
 
@@ -25,6 +26,9 @@ class Cubic:
     - ``IGNORED`` and cancelled calls teach nothing: the server said nothing.
 
     It differs from AWS in that throttled calls within one window are one cut, not one cut each.
+
+    Two are equal if they were given the same settings, whatever each has learnt: a limiter that is given an
+    equal one keeps the one it has.
 
     Args:
         decrease: What a cut leaves of the rate, in (0, 1). Default 0.7. Source: botocore, RFC 9438.
@@ -77,6 +81,7 @@ class Cubic:
         check.number("scale", scale, above=0)
         check.number("headroom", headroom, above=1)
         check.done()
+        self._given = (decrease, scale, floor, ceiling, headroom, window)
         self._decrease = decrease
         self._scale = scale
         self._floor = floor
