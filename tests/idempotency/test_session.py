@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import multiprocessing
+import os
 import pickle
 import threading
 import time
@@ -210,3 +212,26 @@ def test_a_layer_refuses_what_cannot_work() -> None:
     with pytest.raises(ConfigError) as caught:
         IdempotencyLayer("", store=None, cipher=7, codec="é")
     assert [problem.setting for problem in caught.value.problems] == ["name", "store", "cipher", "codec"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_process_counts_and_reports_from_zero() -> None:
+    layer = IdempotencyLayer("forked", store=MemoryStore())
+    counters = (
+        "executed", "replayed", "in_progress", "mismatched", "not_replayable", "missing_key", "store_errors",
+        "takeovers", "lost", "unsaved",
+    )  # fmt: skip
+    for counter in counters:
+        layer._count(counter, 3)
+
+    def child() -> None:
+        begins_at_zero = not any(getattr(layer, counter) for counter in counters)
+        reports_none = not any(reading.value for reading in layer.readings())
+        layer.begin(K, b"request")
+        os._exit(0 if begins_at_zero and reports_none and layer.executed == 1 else 1)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    assert [getattr(layer, counter) for counter in counters] == [3] * len(counters)

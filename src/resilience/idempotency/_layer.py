@@ -134,9 +134,7 @@ class IdempotencyLayer:
         self._codec = codec
         self._cipher = cipher
         self.heart = heart_of(store, self.settings.lease)
-        self.executed = self.replayed = self.in_progress = self.mismatched = self.not_replayable = 0
-        self.missing_key = self.store_errors = self.takeovers = self.lost = self.unsaved = 0
-        self._lock = threading.RLock()
+        self._after_fork()
         fork.register(self)
         census.enroll(self)
 
@@ -257,6 +255,9 @@ class IdempotencyLayer:
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
+        # A child counts what it does itself: its parent reports what came before.
+        self.executed = self.replayed = self.in_progress = self.mismatched = self.not_replayable = 0
+        self.missing_key = self.store_errors = self.takeovers = self.lost = self.unsaved = 0
 
     def _tell(self, result: Literal["in_progress", "mismatch", "not_replayable"]) -> None:
         emit(_CONFLICT, self.name, {_RESULT: result})
