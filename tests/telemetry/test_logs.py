@@ -60,13 +60,6 @@ def test_a_change_of_state_is_a_record_with_an_event_name(otel: Otel) -> None:
         ("resilience.concurrency_limiter.limit_change", limit_change(10, 5), "INFO"),
         ("resilience.rate_limiter.limit_change", limit_change(float("inf"), 5), "INFO"),
         ("resilience.retry.exhausted", {"resilience.retry.stop_reason": "attempts_exhausted"}, "WARN"),
-        ("resilience.error_budget.burn", {"resilience.slo.window": "1h"}, "WARN"),
-        ("resilience.error_budget.burn", {"resilience.error_budget.severity": "page"}, "ERROR"),
-        (
-            "resilience.error_budget.burn",
-            {"resilience.error_budget.severity": "page", "resilience.error_budget.burn_state": "ended"},
-            "INFO",
-        ),
     ],
 )  # fmt: skip
 def test_how_bad_it_is_depends_on_what_happened(

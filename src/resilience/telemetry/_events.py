@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from resilience.telemetry._registry import ERROR, NAME, RESEND, SLO, Event, Severity, Span
+from resilience.telemetry._registry import ERROR, NAME, RESEND, Event, Severity, Span
 
 _SUPPRESSED: Final = ("resilience.event.suppressed", "If some were left out.")
 _LIMIT_CHANGE: Final = ("resilience.limiter.change", "resilience.limiter.cause")
@@ -75,18 +75,6 @@ EVENTS: Final[tuple[Event, ...]] = (
         "WARN",
         "An idempotency key was reused in conflict.",
         "resilience.idempotency.result",
-    ),
-    Event(
-        name="resilience.error_budget.burn",
-        severity="WARN",
-        brief="A burn rate condition began or ended; ERROR if it asks for a page, INFO when it ends.",
-        attributes=(SLO, "resilience.slo.window"),
-        optional=(
-            ("resilience.error_budget.burn_state", "Unless it began."),
-            ("resilience.error_budget.severity", "If it is a page or a ticket."),
-            _SUPPRESSED,
-        ),
-        owner=SLO,
     ),
 )
 

@@ -129,9 +129,7 @@ class Bridge:
         self._windows.clear()
 
 
-def severity_of(  # noqa: PLR0911  # one return a case
-    definition: Definition, attributes: Mapping[str, object]
-) -> Severity:
+def severity_of(definition: Definition, attributes: Mapping[str, object]) -> Severity:
     """Return how bad an event is, where that depends on what happened."""
     match definition.name.removeprefix("resilience."):
         case "circuit_breaker.state_change":
@@ -145,10 +143,6 @@ def severity_of(  # noqa: PLR0911  # one return a case
             if not isinstance(before, (int, float)) or not isinstance(after, (int, float)):
                 return "INFO"  # from no limit, or to none
             return "INFO" if max(before, after) >= 2 * min(before, after) else "DEBUG"
-        case "error_budget.burn":
-            if attributes.get("resilience.error_budget.burn_state") == "ended":
-                return "INFO"
-            return "ERROR" if attributes.get("resilience.error_budget.severity") == "page" else "WARN"
         case _:
             return definition.severity
 

@@ -273,13 +273,6 @@ METRICS: Final[tuple[Metric, ...]] = (
         bound=7,
         combine="max",
     ),
-    _counter(
-        "resilience.error_budget.gate.decisions",
-        "{decision}",
-        "Decisions of error budget gates.",
-        attributes=(SLO, NAME, "resilience.gate.result"),
-        bound=3,
-    ),
 )
 
 METRIC: Final = {metric.name: metric for metric in METRICS}

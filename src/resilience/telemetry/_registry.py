@@ -203,11 +203,6 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
         "30d",
     ),
     _enum("resilience.sli.result", "Classification of one SLI event.", values.SLI_RESULTS),
-    _enum(
-        "resilience.error_budget.burn_state", "Whether a burn rate condition began or ended.", values.BURNS
-    ),
-    _enum("resilience.error_budget.severity", "What a burn rate condition asks for.", values.BURN_SEVERITIES),
-    _enum("resilience.gate.result", "Decision of an error budget gate.", values.GATE_RESULTS),
     _attribute(
         "resilience.event.suppressed",
         "Events of this name and policy left out since the last one, to bound their rate.",

@@ -84,13 +84,3 @@ IDEMPOTENCY_RESULTS: Final[Members] = (
     ("store_error", "The store failed."),
 )
 SLI_RESULTS: Final[Members] = (("good", "Good event."), ("bad", "Bad event."))
-BURNS: Final[Members] = (("started", "The condition began."), ("ended", "The condition ended."))
-BURN_SEVERITIES: Final[Members] = (
-    ("page", "Somebody must look at once."),
-    ("ticket", "Somebody must look within days."),
-)
-GATE_RESULTS: Final[Members] = (
-    ("allow", "Enough budget."),
-    ("deny", "Budget spent or burning too fast."),
-    ("unknown", "Not enough data to decide."),
-)
