@@ -157,6 +157,10 @@ class IdempotencyInProgressError(IdempotencyError):
     """
     The first call with the key has not ended, as far as the store knows, or its key is held.
 
+    ``retry_after`` is the rest of the lease: until then nobody takes the key over, unless an operator
+    expires it with `resilience.idempotency.expire_key`. With ``on_lease_expiry="takeover"`` that is so as
+    well for a key that is held since its call failed.
+
     Attributes:
         unknown_outcome: Whether the key is held since that call failed, or since its lease ran out without
             an end: waiting does not help then, an operator must look.

@@ -236,9 +236,14 @@ def test_held_an_error_blocks_the_key_until_an_operator_decides(runtime) -> None
 
 
 def test_a_key_that_is_held_and_may_be_taken_over_is_left_alone_for_its_lease() -> None:
-    @idempotent("pay", store=MemoryStore(), key=str, on_error="hold", on_lease_expiry="takeover", lease=30.0)
+    store, runs = MemoryStore(), []
+
+    @idempotent("pay", store=store, key=str, on_error="hold", on_lease_expiry="takeover", lease=30.0)
     def work(key: str) -> str:
-        raise KeyError(key)
+        runs.append(key)
+        if len(runs) == 1:
+            raise KeyError(key)
+        return "second"
 
     with pytest.raises(KeyError):
         work("k")
@@ -246,6 +251,9 @@ def test_a_key_that_is_held_and_may_be_taken_over_is_left_alone_for_its_lease() 
         work("k")
     assert not caught.value.unknown_outcome
     assert caught.value.retry_after == pytest.approx(30.0, abs=5.0)
+    assert str(caught.value).startswith("'pay' has a call with this key in progress; retry after ")
+    assert expire_key(store, function_key("pay", "k"))
+    assert work("k") == "second"
 
 
 def test_a_store_that_fails_when_a_key_is_held_does_not_replace_the_error() -> None:

@@ -43,7 +43,8 @@ class IdempotencySettings:
     on_lease_expiry: Literal["takeover", "hold"] | None = None
     """What becomes of the key when its owner is gone: ``"takeover"`` lets the next call with the same request
     do the work again, ``"hold"`` nobody. Default None: takeover with ``on_error="release"``, else hold, since
-    a crash would otherwise repeat what an error must not. Source: own."""
+    a crash would otherwise repeat what an error must not. With ``on_error="hold"`` and takeover, an error
+    holds the key for the rest of its lease. Source: own."""
 
     fail_open: bool = False
     """Whether the work is done without protection where the store fails. Default False: it is not done.
