@@ -1,5 +1,6 @@
 """Ctrl-C at any moment: no permit leaks and no lock stays held."""
 
+import gc
 import signal
 import sys
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
+from tests.collector import collector_off
 
 from resilience import (
     Cache,
@@ -31,7 +33,17 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs setitimer
 
 
 def interrupt(use: Callable[[], object], times: int = 20, seconds: float = 1.0) -> None:
-    """Use it over and over for *seconds*, and on a slow machine for longer, until *times* interrupts struck."""
+    """
+    Use it over and over for *seconds*, and on a slow machine for longer, until *times* interrupts struck.
+
+    What earlier tests left is collected before: its finalisers are no part of a call, and an interrupt that
+    strikes in one of them is only reported.
+    """
+    with collector_off():
+        _interrupt(use, times, seconds)
+
+
+def _interrupt(use: Callable[[], object], times: int, seconds: float) -> None:
     struck = 0
     enough = time.monotonic() + seconds
     too_long = enough + 20.0
@@ -88,6 +100,30 @@ def is_free(lock: "threading.RLock") -> bool:
     asking.start()
     asking.join()
     return answers == [True]
+
+
+def test_what_earlier_tests_left_is_collected_before_interrupts_strike():
+    uses: list[None] = []
+    collected_after: list[int] = []
+
+    class Left:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            collected_after.append(len(uses))
+
+    def use() -> None:
+        uses.append(None)
+        if len(uses) == 1:
+            kept = [[] for _ in range(10_000)]  # enough to wake a collector that is not off
+            assert len(kept) == 10_000
+
+    gc.collect()
+    Left()
+    interrupt(use, times=1, seconds=0.05)
+    assert collected_after == [0]
+    assert gc.isenabled()
 
 
 def test_a_concurrency_slot_comes_back():
