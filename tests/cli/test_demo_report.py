@@ -10,8 +10,8 @@ from rich.console import Console
 
 from resilience.cli._demo._charts import Chart, Series, step, svg
 from resilience.cli._demo._command import _result
-from resilience.cli._demo._drive import Stage
-from resilience.cli._demo._live import line, picture
+from resilience.cli._demo._drive import SideState, Stage
+from resilience.cli._demo._live import attempts, line, picture
 from resilience.cli._demo._measure import Sample, Take
 from resilience.cli._demo._plan import SIDES, Act, Plan
 from resilience.cli._demo._report import report
@@ -172,10 +172,13 @@ def test_a_late_load_generator_is_told(stage: Stage) -> None:
 
 
 def test_the_conclusion_says_who_recovered(stage: Stage) -> None:
-    said = conclusion(_result(stage, 1))
-    assert re.search(
-        r"resilient client was back in \d\.\d s; the naive one had not recovered 6\.0 s later", said
+    result = _result(stage, 1)
+    assert "resilient client was back at once; the naive one had not recovered 6.0 s later" in conclusion(
+        result
     )
+    dip = result["acts"][1]
+    dip["naive"]["recovery_seconds"], dip["resilient"]["recovery_seconds"] = 4.5, 0.1
+    assert "resilient client was back in 0.1 s; the naive one was back in 4.5 s" in conclusion(result)
 
 
 def test_the_conclusion_says_what_went_wrong(stage: Stage) -> None:
@@ -228,6 +231,21 @@ def test_the_live_view_shows_both_sides_beside_each_other(stage: Stage) -> None:
 def test_a_line_of_progress_names_the_act_and_both_sides(stage: Stage) -> None:
     stage.act, stage.phase = stage.plan.acts[0], "all is well"
     assert re.match(r"Healthy +[\d.]+/3 s: all is well \| naive .*attempts .* \| resilient ", line(stage))
+
+
+def test_attempts_are_told_for_each_request_that_was_sent_and_not_for_the_mean() -> None:
+    dues = [0.1, 0.2, 0.3, 0.4, 1.5]
+    samples = [Sample(at=0.0, attempts=0), Sample(at=0.5, attempts=8)]
+    state = SideState(takes=[Take(samples=samples)])
+    assert attempts(state, dues, 0.5) == 2.0
+    assert attempts(state, [1.5], 0.5) is None
+    assert attempts(state, dues[:4], 0.5) is None  # all was sent: what comes now are retries
+
+
+def test_the_time_of_an_act_stands_still_while_the_last_answers_are_awaited(stage: Stage) -> None:
+    stage.act = stage.plan.acts[0]
+    stage.begun -= 1000.0
+    assert line(stage).startswith("Healthy  3.0/3 s: ")
 
 
 def test_before_the_first_act_the_processes_are_named() -> None:

@@ -18,6 +18,7 @@ from resilience.cli._demo._plan import (
     Act,
     Plan,
     Side,
+    arrivals,
 )
 from resilience.cli._exits import CannotRunError
 from resilience.typing import Seconds
@@ -65,6 +66,7 @@ class Stage:
         act: The act that is on; None before the first and after the last.
         phase: What is going on, in words.
         begun: When the act began, on the monotonic clock.
+        dues: When the requests of the act are due on either side, in seconds since it began.
 
     """
 
@@ -73,6 +75,7 @@ class Stage:
     act: Act | None = None
     phase: str = "starting six processes"
     begun: Seconds = 0.0
+    dues: list[Seconds] = field(default_factory=list[Seconds])
 
     def elapsed(self) -> Seconds:
         """Return the seconds since the act began."""
@@ -108,8 +111,9 @@ async def play(stage: Stage, told: Callable[[], None]) -> None:
                 ended[side].clear()
             stage.begun = time.monotonic() + SOON
             stage.act = act
+            seed = f"{stage.plan.seed}/{act.key}"
+            stage.dues = list(arrivals(seed, act.seconds, RATE))
             for those in members.values():
-                seed = f"{stage.plan.seed}/{act.key}"
                 those["users"].tell(do="act", begin=stage.begun, seconds=act.seconds, rate=RATE, seed=seed)
             await _act(stage, act, members, told)
             await _soon(ended, "users")

@@ -1,7 +1,7 @@
 """What is shown while it runs: a picture in a terminal, else a line now and then."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -39,13 +39,14 @@ def p99(state: SideState, now: Seconds) -> Seconds | None:
     return percentile([took for due, _, took in records if now - LOOK_BACK <= due + took], 0.99)
 
 
-def attempts(state: SideState, now: Seconds) -> float | None:
-    """Return the requests that reached the dependency, for each that a user sent, lately."""
+def attempts(state: SideState, dues: Sequence[Seconds], now: Seconds) -> float | None:
+    """Return the requests that reached the dependency, for each that users sent, lately."""
     samples = state.takes[-1].samples if state.takes else []
     lately = [sample for sample in samples if sample.at >= now - LOOK_BACK]
-    if len(lately) < 2 or lately[-1].at <= lately[0].at:
+    if len(lately) < 2 or not dues or lately[-1].at > dues[-1]:  # the last retries belong to earlier calls
         return None
-    return (lately[-1].attempts - lately[0].attempts) / (lately[-1].at - lately[0].at) / RATE
+    sent = sum(lately[0].at <= due < lately[-1].at for due in dues)
+    return (lately[-1].attempts - lately[0].attempts) / sent if sent else None
 
 
 def limit(state: SideState) -> str:
@@ -114,7 +115,7 @@ def picture(stage: Stage) -> RenderableType:
     rows: tuple[tuple[str, Callable[[SideState], str]], ...] = (
         (f"answered, of {RATE:.0f}/s", lambda state: f"{goodput(state, now):.0f}/s"),
         ("latency, p99", lambda state: seconds(p99(state, now))),
-        ("attempts per call", lambda state: times(attempts(state, now))),
+        ("attempts per call", lambda state: times(attempts(state, stage.dues, now))),
         ("waiting at the dependency", lambda state: str(state.now.get("waiting", NOTHING))),
         ("its workers", lambda state: f"{state.now.get('workers', NOTHING)} of {WORKERS}"),
         ("circuit breaker", lambda state: str(state.now.get("breaker", NOTHING))),
@@ -164,11 +165,12 @@ def line(stage: Stage) -> str:
     act, now = stage.act, stage.elapsed()
     if act is None:
         return f"{stage.phase} ...{_processes(stage)}"
-    told = [
-        f"{side} {goodput(state, now):3.0f}/s, attempts {times(attempts(state, now))}, burn {burn(state)}"
-        for side, state in stage.sides.items()
-    ]
-    return f"{act.title} {max(0.0, now):4.1f}/{act.seconds:.0f} s: {stage.phase} | {' | '.join(told)}"
+    told: list[str] = []
+    for side, state in stage.sides.items():
+        tried = times(attempts(state, stage.dues, now))
+        told.append(f"{side} {goodput(state, now):3.0f}/s, attempts {tried}, burn {burn(state)}")
+    since = min(act.seconds, max(0.0, now))
+    return f"{act.title} {since:4.1f}/{act.seconds:.0f} s: {stage.phase} | {' | '.join(told)}"
 
 
 def _processes(stage: Stage) -> str:

@@ -7,12 +7,11 @@ A small HTTP/1.1 client of its own, so that what is measured is the service and 
 import asyncio
 import time
 from collections.abc import Mapping
-from random import Random
 from typing import Any, Final
 
 from resilience.cli._demo._child import Line
 from resilience.cli._demo._measure import Record
-from resilience.cli._demo._plan import HOST, PATIENCE
+from resilience.cli._demo._plan import HOST, PATIENCE, arrivals
 from resilience.typing import Seconds
 
 REQUEST: Final = b"GET /checkout HTTP/1.1\r\nHost: " + HOST.encode() + b"\r\n\r\n"
@@ -34,9 +33,8 @@ class Users:
 
     async def act(self, begin: Seconds, seconds: Seconds, rate: float, seed: str) -> None:
         """Send *rate* requests per second for so many *seconds* from *begin*, on the monotonic clock."""
-        chance = Random(seed)  # noqa: S311  # chance in a demonstration, not in a lock
-        due = begin
-        while (due := due + chance.expovariate(rate)) < begin + seconds:
+        for after in arrivals(seed, seconds, rate):
+            due = begin + after
             wait = due - time.monotonic()
             if wait > 0:
                 await asyncio.sleep(wait)

@@ -1,6 +1,8 @@
 """What happens in the demo, and when: three acts, and the figures that make the second one a trap."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from random import Random
 from typing import Final, Literal
 
 from resilience.typing import Ratio, Seconds
@@ -58,6 +60,14 @@ PATIENCE: Final[Seconds] = 2.0
 
 OBJECTIVE: Final[Ratio] = 0.99
 """Share of the checkouts that is to be answered in time."""
+
+
+def arrivals(seed: str, seconds: Seconds, rate: float) -> Iterator[Seconds]:
+    """Yield when requests are due, in seconds since the beginning: *rate* of them a second, by chance."""
+    chance = Random(seed)  # noqa: S311  # chance in a demonstration, not in a lock
+    due = 0.0
+    while (due := due + chance.expovariate(rate)) < seconds:
+        yield due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@ from resilience.cli._demo._measure import LATE
 
 NOTHING: Final = "\N{EN DASH}"
 
+AT_ONCE: Final = "at once"
+
 
 def share(value: float | None) -> str:
     """Return a share in per cent; just below 100 % is never shown as 100 %."""
@@ -37,7 +39,9 @@ def recovered(act: dict[str, Any], side: str) -> str:
     if act["key"] != "dip":
         return NOTHING
     value = act[side]["recovery_seconds"]
-    return f"{value:.1f} s" if value is not None else f"not in {act['seconds'] - act['fault_to']:.1f} s"
+    if value is None:
+        return f"not in {act['seconds'] - act['fault_to']:.1f} s"
+    return f"{value:.1f} s" if value > 0 else AT_ONCE
 
 
 ROWS: Final = ("success", "p99", "attempts per call", "wasted work", "recovered after", "budget spent")
@@ -77,12 +81,16 @@ def conclusion(result: dict[str, Any]) -> str:
     dip = next(act for act in result["acts"] if act["key"] == "dip")
     naive, resilient = (recovered(dip, side) for side in ("naive", "resilient"))
     never = dip["naive"]["recovery_seconds"] is None
-    theirs = f"had not recovered {naive.removeprefix('not in ')} later" if never else f"took {naive}"
+    theirs = f"had not recovered {naive.removeprefix('not in ')} later" if never else f"was {_back(naive)}"
     return (
-        f"After the dip the resilient client was back in {resilient}; the naive one {theirs}. "
+        f"After the dip the resilient client was {_back(resilient)}; the naive one {theirs}. "
         f"Requests answered in the whole run: {share(_in_all(result, 'resilient'))} against "
         f"{share(_in_all(result, 'naive'))}."
     )
+
+
+def _back(recovered: str) -> str:
+    return f"back {recovered}" if recovered == AT_ONCE else f"back in {recovered}"
 
 
 def _in_all(result: dict[str, Any], side: str) -> float | None:
