@@ -227,7 +227,7 @@ def history(given_settings, schedule):
 
         def play():
             outcome = script.pop(0) if script else "good"
-            seen.append((current_attempt().attempt, remaining(), clock.monotonic()))
+            seen.append((current_attempt().attempt, remaining(), clock()))
             clock.advance(SLOW if outcome.startswith("slow") else 0.02)
             if given_settings.get("keeps"):
                 check_deadline()
