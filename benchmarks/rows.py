@@ -260,6 +260,26 @@ def retry_and_breaker():
     return Pipeline("bench", generous_retry(), patient_breaker())
 
 
+class Through(Policy):
+    """A policy of a user's that lets every call pass."""
+
+    kind = "through"
+    settings = None
+
+    def _configure(self, settings):
+        """Nothing: it has none."""
+
+    def step_for(self, binding):
+        def step(call, inner):
+            return (yield from inner(call))
+
+        return step
+
+
+def users_own():
+    return Pipeline("bench", Retry(), Through("bench"), CircuitBreaker())
+
+
 def by_hand(policy, fn, colour):
     return policy.call if colour == SYNC else policy.acall
 
@@ -299,6 +319,7 @@ ROWS = (
     Row("whole pipeline, no metrics", whole),
     Row("whole pipeline, timeout, no metrics", whole_in_time, colours=(ASYNCIO,), is_late=True),
     Row("retry with budget, deadlines in use", Retry, is_late=True),
+    Row("a policy of a user's", users_own),
     Row("fixed limiter", concurrency_limiter),
     Row("adaptive limiter", lambda: ConcurrencyLimiter("bench", limit=limits.Aimd())),
     Row("result classifier", partial(CircuitBreaker, classify=bad_results(lambda value: value is None))),

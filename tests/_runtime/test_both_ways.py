@@ -1,7 +1,9 @@
 """Generated code and flows decide, count, report and raise alike, whatever happens."""
 
 import asyncio
+import warnings
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
 
@@ -12,8 +14,13 @@ from hypothesis import strategies as st
 
 from resilience import (
     AdaptiveThrottle,
+    Cache,
     CircuitBreaker,
     ConcurrencyLimiter,
+    ConfigWarning,
+    Fallback,
+    Keyed,
+    Outcome,
     Pipeline,
     RateLimiter,
     RejectedError,
@@ -28,10 +35,13 @@ from resilience import (
 )
 from resilience._runtime import adrive, drive, locked
 from resilience._runtime import compile as compiling
+from resilience._runtime.flow import Sleep
 from resilience.backoff import constant
 from resilience.deadline import check_deadline, current_deadline, deadline, remaining
 from resilience.limits import Aimd, Vegas
 from resilience.testing import FakeClock
+
+from .dummies import Around, again, nap, through
 
 pytestmark = pytest.mark.skipif(not compiling.is_on(), reason="nothing is generated here")
 
@@ -120,6 +130,102 @@ LEARNING = {
     "vegas with a quantile": lambda: Vegas(initial=2, window=0.0, quantile=0.5),
 }
 
+
+def late(call, inner):
+    """Take a while before and after the call, and look at the time there is."""
+    Seen.now.append(("before", remaining(), call.context))
+    Seen.clock.advance(0.05)
+    outcome = yield from inner(call)
+    Seen.clock.advance(0.05)
+    Seen.now.append(("after", remaining(), repr(outcome)))
+    return outcome
+
+
+def hurried(call, inner):
+    """Give what is inside little time."""
+    with deadline(0.2):
+        return (yield from inner(call))
+
+
+def napping_after(call, inner):
+    """Sleep after the call."""
+    outcome = yield from inner(call)
+    yield Sleep(0.3)
+    return outcome
+
+
+def replacing(call, inner):
+    """Answer with something else than what came."""
+    outcome = yield from inner(call)
+    return Outcome("replaced") if outcome.is_error else Outcome(error=ConnectionError())
+
+
+def marking(call, inner):
+    """Say of every outcome when to come back."""
+    outcome = yield from inner(call)
+    outcome.retry_after = 0.4
+    return outcome
+
+
+def failing_first(call, inner):
+    """Raise instead of calling."""
+    raise ZeroDivisionError
+    yield
+
+
+def failing_last(call, inner):
+    """Raise after the call."""
+    yield from inner(call)
+    raise ZeroDivisionError
+
+
+def counting(call, inner):
+    """Tell an attempt from another by its context."""
+    attempt = call.again(replace(call.context, attempt=call.context.attempt + 5))
+    outcome = yield from inner(attempt)
+    call.adopt(attempt)
+    return outcome
+
+
+def noting(call, inner):
+    """Take note of how it went, whatever it was."""
+    try:
+        outcome = yield from inner(call)
+    except BaseException as error:
+        Seen.now.append(type(error).__name__)
+        raise
+    Seen.now.append(repr(outcome))
+    return outcome
+
+
+def breaker_of_a_key():
+    return CircuitBreaker(consecutive_failures=2, rng=Draws())
+
+
+class Seen:
+    """What policies see of one schedule."""
+
+    now: list
+    clock: FakeClock
+
+
+OWN = {
+    "nothing": lambda: None,
+    **{
+        flow.__name__: lambda flow=flow: Around(flow, "own")
+        for flow in (
+            through, again, late, hurried, napping_after, replacing, marking, failing_first, failing_last,
+            counting, noting,
+        )
+    },
+    "napping first": lambda: Around(nap(0.3), "own"),
+    "keyed": lambda: Keyed("own", factory=breaker_of_a_key, key=lambda: "a"),
+    "cache": lambda: Cache("own", ttl=0.2, stale_for=1.0),
+    "rate by key": lambda: RateLimiter("own", rate=5, burst=3, key=lambda: "a", max_wait=0.2),
+    "shares": lambda: ConcurrencyLimiter("own", limit=2, shares={"a": 0.5}, share_of=lambda: "a"),
+    "fallback": lambda: Fallback("own", value="instead"),
+}  # fmt: skip
+
 outcomes = st.lists(st.sampled_from(sorted(OUTCOMES)), min_size=1, max_size=4)
 steps = st.one_of(
     st.tuples(st.just("call"), outcomes),
@@ -165,6 +271,10 @@ settings = st.fixed_dictionaries(
         "by hand": st.booleans(),
         "judge": st.sampled_from(sorted(JUDGES)),
         "breaker's judge": st.sampled_from(sorted(JUDGES)),
+        "own": st.sampled_from(sorted(OWN)),
+        "own too": st.sampled_from(sorted(OWN)),
+        "place of own": st.integers(0, 5),
+        "place of own too": st.integers(0, 6),
     }
 )
 
@@ -184,7 +294,9 @@ def make(given_settings, asked=None):
         "grpc": lambda: RetryBudget.grpc(),
         "inflight": lambda: RetryBudget.inflight(min_concurrency=1),
     }
-    budget = budgets[given_settings["budget"]]()
+    # A policy that calls again around a retry should say so, and a pipeline would not take it then.
+    calls_again = "again" in (given_settings.get("own"), given_settings.get("own too"))
+    budget = None if calls_again else budgets[given_settings["budget"]]()
     retry = Retry(
         "retry",
         attempts=given_settings["attempts"],
@@ -203,8 +315,12 @@ def make(given_settings, asked=None):
         [retry, *gates] if given_settings["order"] == "retry first" else [breaker, retry, limiter, places]
     )
     outer, inner = LIMITS[given_settings.get("time", "none")]()
+    policies = [*outer, *policies, *inner]
+    for number in ("own", "own too"):
+        if (own := OWN[given_settings.get(number, "nothing")]()) is not None:
+            policies.insert(given_settings[f"place of {number}"], own)
     return (
-        Pipeline("both", *outer, *policies, *inner, classify=judge),
+        Pipeline("both", *policies, classify=judge),
         retry,
         breaker,
         limiter,
@@ -217,6 +333,9 @@ def history(given_settings, schedule):
     """Everything that can be seen of one schedule."""
     seen, asked = [], set()
     with FakeClock(start=1_000.0) as clock, ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", ConfigWarning)  # a fallback may stand anywhere here
+        Seen.now, Seen.clock = seen, clock
         pipeline, retry, breaker, limiter, places, budget = make(given_settings, asked)
         stack.callback(listen(lambda event: seen.append((event.name, event.policy, dict(event.attributes)))))
         limits = [limit for limit in pipeline.policies if isinstance(limit, Timeout)]
@@ -320,13 +439,21 @@ def history(given_settings, schedule):
                 call(value)
             else:
                 kept = [retry, breaker, limiter, places] if value else [breaker, places]
-                pipeline.reload(*outer, *kept, *inner)
+                kept = [*outer, *kept, *inner]
+                pipeline.reload(*kept, *[own for own in pipeline.policies if own.name == "own"])
             assert current_deadline() is None
             assert current_attempt().attempt == 1
             seen.append(sorted(asked, key=repr))
             asked.clear()
             seen.append([limit.timed_out for limit in limits])
             seen.append(state(retry, breaker, limiter, places, budget))
+            seen += [
+                tuple(reading)
+                for own in pipeline.policies
+                if own.name == "own"
+                for part in dict.fromkeys((own, *own.parts))
+                for reading in part.readings()
+            ]
     return seen
 
 

@@ -261,7 +261,7 @@ def test_its_text_goes_with_it():
     [
         Timeout(1.0, thread=True),
         Timeout(lambda context: 1.0),
-        Pipeline(Hedge(after=1.0, idempotent=True), CircuitBreaker()),
+        Pipeline(Retry(), Hedge(after=1.0, idempotent=True), CircuitBreaker()),
         RateLimiter(rate=10, algorithm="fixed_window"),
         RateLimiter(rate=10, key=lambda: 1),
         ConcurrencyLimiter(limit=2, shares={"a": 0.5}, share_of=lambda: "a"),

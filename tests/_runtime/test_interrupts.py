@@ -15,6 +15,8 @@ import pytest
 import trio
 
 import resilience._runtime
+from resilience import ConcurrencyLimiter
+from resilience._runtime import compile as compiling
 from resilience._runtime.flow import Dispose
 from resilience._runtime.pipeline import Pipeline
 from resilience.deadline import current_deadline, deadline
@@ -147,6 +149,30 @@ def nothing_raised(call, inner):
     return outcome
 
 
+class Places(ConcurrencyLimiter):
+    @property
+    def inside(self):
+        return self.inflight
+
+    @property
+    def waiting(self):
+        return len(self._line)
+
+
+def around_a_step():
+    outer, inner = Places("outer"), Places("inner")
+    guarded = Pipeline("p", outer, Around(through), inner)(good)
+    guarded()  # the first call generates its code
+    return [outer, inner], guarded
+
+
+def around_a_step_in_asyncio():
+    outer, inner = Places("outer"), Places("inner")
+    guarded = Pipeline("p", outer, Around(nap(0.5)), inner)(agood)
+    asyncio.run(guarded())
+    return [outer, inner], lambda: asyncio.run(guarded())
+
+
 def streamed():
     outer, inner = Turnstile("outer"), Turnstile("inner")
     guarded = Pipeline("p", outer, inner)(stream)
@@ -241,6 +267,11 @@ SCENARIOS: dict[str, Scenario] = {
     "asyncio, a stream": astreamed,
     "trio": with_trio,
 }
+if compiling.is_on():  # no line of these limiters is traced then, some of which no signal can interrupt
+    SCENARIOS |= {
+        "a step in generated code": around_a_step,
+        "asyncio, a step in generated code": around_a_step_in_asyncio,
+    }
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)

@@ -312,9 +312,11 @@ def test_a_policy_is_bound_once_for_all_its_functions() -> None:
 def test_with_a_classifier_of_the_pipeline_it_is_bound_anew() -> None:
     policy = Around(through)
     judge = lambda outcome, context: Verdict.GOOD
+    other = lambda outcome, context: Verdict.BAD
     policy.flow_for("f", judge)
     policy.flow_for("g", judge)
-    assert [binding.classify for binding in policy.bindings] == [judge, judge]
+    policy.flow_for("h", other)
+    assert [binding.classify for binding in policy.bindings] == [judge, other]
     assert [binding.name for binding in policy.bindings] == ["f", "f"]
 
 

@@ -16,12 +16,14 @@ from resilience._runtime.flow import (
     Command,
     Dispose,
     Flow,
+    Generated,
     Nursery,
     Park,
     Sleep,
     Spawn,
     Waiter,
 )
+from resilience._runtime.hot import outcome_of
 from resilience._runtime.wrap import cannot_be_awaited
 from resilience.outcome import Outcome
 from resilience.priority import priority_of, priority_scope
@@ -85,10 +87,14 @@ async def run(flow: Flow, spawn: Callable[[Spawn], Child] | None = None) -> Outc
     return cast("Outcome[Any]", await result(flow, spawn))
 
 
-async def result(flow: Generator[Command, Any, Any], spawn: Callable[[Spawn], Child] | None = None) -> Any:
-    """Run a flow, or a part of one, and return what it returns."""
-    reply: Any = None
-    resume: Callable[[Any], Command] = flow.send
+async def result(
+    flow: Generator[Command, Any, Any],
+    spawn: Callable[[Spawn], Child] | None = None,
+    reply: Any = None,
+    resume: Callable[[Any], Command] | None = None,
+) -> Any:
+    """Run a flow, or the rest of one by *resume* with *reply*, and return what it returns."""
+    resume = resume or flow.send
     try:
         while True:
             try:
@@ -98,7 +104,7 @@ async def result(flow: Generator[Command, Any, Any], spawn: Callable[[Spawn], Ch
             finally:
                 reply = None  # no cycle through this frame: see drive.run
             try:
-                reply = await _perform(command, spawn)
+                reply = await perform(command, spawn)
                 resume = flow.send
             except BaseException as error:  # noqa: BLE001  # thrown into the flow, which lets it pass
                 reply = error
@@ -108,7 +114,7 @@ async def result(flow: Generator[Command, Any, Any], spawn: Callable[[Spawn], Ch
         raise
 
 
-async def _perform(command: Command, spawn: Callable[[Spawn], Child] | None) -> Any:  # noqa: PLR0911  # one return a command
+async def perform(command: Command, spawn: Callable[[Spawn], Child] | None = None) -> Any:  # noqa: PLR0911  # one return a command
     match command:
         case Call():
             return await _call(command)
@@ -127,6 +133,8 @@ async def _perform(command: Command, spawn: Callable[[Spawn], Child] | None) -> 
             return spawn(command)
         case Dispose():
             return await dispose(command.value)
+        case Generated():
+            return outcome_of(await command.run(*command.call.args, **command.call.kwargs))
 
 
 async def _call(call: Call) -> Outcome[Any]:

@@ -32,7 +32,7 @@ def generated(policy: Policy, name: str, *, is_async: bool) -> Callable[..., Any
     hots = policy.hots(Binding(name)) if compiling.is_on() else None
     if hots is None or compiling.has_fake_timers(hots, is_async=is_async):
         return slow
-    if any(hot.classify is not None for _, hot in hots):  # flows judge values
+    if any(hot.classify is not None or hot.step is not None for _, hot in hots):  # flows judge, and step
         return slow
     namespace = {
         **compiling.names(is_async=is_async),

@@ -17,18 +17,17 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
-from functools import partial
 from types import CodeType, CoroutineType, FunctionType
 from typing import Any, Final
 
 from resilience import _clock
-from resilience._runtime import drive, templates, text
+from resilience._runtime import drive, stepping, templates, text
 from resilience._runtime.flow import PLAIN, leaf
-from resilience._runtime.hot import Hot, Replay, Visible, epoch
+from resilience._runtime.hot import Ended, Hot, Replay, Visible, epoch
 from resilience._runtime.inside import Inside, driven_inside
 from resilience._runtime.judging import asked_once
 from resilience._runtime.locked import needs_locks
-from resilience._runtime.plan import InnerPlan, Plan
+from resilience._runtime.plan import AttemptPlan, InnerPlan, Plan
 from resilience._runtime.policy import Binding, Policy
 from resilience._runtime.signature import Signature
 from resilience.deadline import _innermost as block
@@ -55,9 +54,15 @@ def compiled(
 ) -> Callable[..., Any] | None:
     """Return a generated function that does as *slow* does, or None where none can be made."""
     # What says of itself that it takes other arguments than it does cannot be written out.
-    if not is_on() or hasattr(fn, "__signature__") or policy.hots(Binding(name)) is None:
+    if not is_on() or hasattr(fn, "__signature__"):
+        return None
+    hots = policy.hots(Binding(name))
+    if hots is None:
         return None
     signature = templates.signature_of(fn, name, is_async=is_async)
+    if signature is not None and any(hot.step is not None for _, hot in hots):
+        # What a step sees, and a key is made from, is what was given.
+        signature = templates.as_given(name.rpartition(".")[2], is_async=is_async)
     return None if signature is None else Wrapper(policy, fn, name, slow, signature).function()
 
 
@@ -94,6 +99,7 @@ class Wrapper:
         self._looks = not is_async
         self._hands_on = needs_locks()
         self._filename = f"<resilience {name} {next(_numbers)}>"
+        self._inside: list[str] = []  # the files of what is inside policies without statements
         self._namespace: dict[str, Any] | None = _names_with(fn, slow, is_async=is_async)
         self._namespace["first"] = self._afirst if is_async else self._first
         self._namespace["wrapper"] = self
@@ -149,7 +155,8 @@ class Wrapper:
     def source(self) -> str:
         """The text of the present code."""
         self._renewed()
-        return "".join(linecache.getlines(self._filename))
+        texts = ["".join(linecache.getlines(name)) for name in (self._filename, *self._inside)]
+        return "\n\n".join(texts)
 
     def retire(self) -> None:
         """Let the next call look the code over."""
@@ -191,20 +198,32 @@ class Wrapper:
         made_in = epoch.n  # first: what changes from here on ends this epoch
         hots = self._policy.hots(Binding(self._name))
         if hots is None or has_fake_timers(hots, is_async=self._signature.is_async):
-            source = text.plain(self._signature)
-            linecache.cache[self._filename] = (len(source), None, templates.lines(source), self._filename)
-            return made_in, templates.template(source, frozenset()).filled({}, self._filename)
-        if any(hot.classify for _, hot in hots):
-            hots = asked_once(hots, for_deadline=knows_deadlines(is_async=self._signature.is_async))
-        inside = partial(_inside, self._policy, self._name, self._fn, self._signature)
-        plan = Plan(hots, self._policy.flow_for(self._name), self._fn, self._slow, made_in, inside)
+            return self._plain(made_in)
+        made = _Made(self._policy, self._name, self._fn, self._signature, made_in)
+        around, part, _ = stepping.parted(hots)
+        step = None if part is None else made.step(hots)
+        if part is not None and step is None:  # it is gone, and so are these statements
+            return self._plain(made_in)
+        self._inside = made.files
+        # Where a deadline is in force, a flow knows whether the function was started.
+        for_deadline = knows_deadlines(is_async=self._signature.is_async) and not made.leaves_deadlines(part)
+        around = _asked(around, for_deadline=for_deadline)
+        flow = self._policy.flow_for(self._name)
+        plan = Plan(around, flow, self._fn, self._slow, made_in, made.attempts, part)
         own = weakref.ref(self)
 
         def home() -> FunctionType | None:
             wrapper = own()
             return None if wrapper is None else wrapper._running()
 
-        return made_in, _code(self._signature, plan, namespace, self._filename, home, looks=self._looks)
+        code = _code(self._signature, plan, namespace, self._filename, home, looks=self._looks, step=step)
+        return made_in, code
+
+    def _plain(self, made_in: int) -> tuple[int, CodeType]:
+        source = text.plain(self._signature)
+        linecache.cache[self._filename] = (len(source), None, templates.lines(source), self._filename)
+        self._inside = []
+        return made_in, templates.template(source, frozenset()).filled({}, self._filename)
 
 
 def _nobody() -> None:
@@ -219,17 +238,28 @@ def _code(
     home: Callable[[], FunctionType | None],
     *,
     looks: bool,
+    step: Callable[..., Any] | None = None,
 ) -> CodeType:
     """
-    Return code that goes by *plan*, as of a file of that name.
+    Return code that goes by *plan*, as of a file of that name; *step* runs the policy without statements.
 
     The *namespace* gets what it looks up. *home* returns the function which that belongs to, as long as there
     is one: once nobody runs the code any more, what is its alone is taken away there.
     """
     namespace[signature.own("monotonic")] = _clock.monotonic
     hots = list(zip(plan.policies, plan.hots, strict=True))
-    source, objects = written_out(signature, hots, namespace, looks=looks, is_inner=plan.is_inner)
+    source, objects = written_out(
+        signature,
+        hots,
+        namespace,
+        looks=looks and step is None,  # at what the function returns
+        is_inner=plan.is_inner,
+        is_attempt=isinstance(plan, AttemptPlan),
+        has_step=step is not None,
+    )
     objects["plan"] = plan
+    if step is not None:
+        objects["step"] = step
     if signature.takes(objects):
         objects = {signature.own(name): value for name, value in objects.items()}
     held = {name: value for name, value in objects.items() if is_visible(value)}
@@ -256,32 +286,76 @@ def is_visible(value: object) -> bool:
     return Policy in kinds or Visible in kinds or callable(value)  # a classifier: the user's
 
 
-def _inside(
-    policy: Policy,
-    name: str,
-    fn: Callable[..., Any],
-    signature: Signature,
-    part: Policy,
-    hots: list[tuple[Policy, Hot]],
-    made_in: int,
-) -> Inside | None:
-    """Return what is inside *part* of *policy*: *hots* around *fn*; None if *part* is gone."""
-    flow = policy._flow_inside(part, Binding(name), leaf)
-    if flow is None:
-        return None
-    driven = driven_inside(fn, flow, is_async=signature.is_async)
-    if has_fake_timers(hots, is_async=signature.is_async):
-        return driven, driven
-    namespace = _names_with(fn, driven, is_async=signature.is_async)
-    _add_own(signature, namespace)
-    plan = InnerPlan(hots, flow, fn, driven, made_in)
-    filename = f"<resilience {name} {next(_numbers)}, further attempts>"
-    code = _code(signature, plan, namespace, filename, _nobody, looks=not signature.is_async)
-    by_position, by_keyword = templates.defaults_of(fn)
-    inner = FunctionType(code, namespace, None, by_position)
-    inner.__kwdefaults__ = by_keyword
-    weakref.finalize(inner, linecache.cache.pop, filename, None).atexit = False
-    return inner, driven
+def _asked(hots: list[tuple[Policy, Hot]], *, for_deadline: bool) -> list[tuple[Policy, Hot]]:
+    if not any(hot.classify for _, hot in hots):
+        return hots
+    return asked_once(hots, for_deadline=for_deadline)
+
+
+class _Made:
+    """
+    Makes functions from what is inside certain policies of one policy, in one epoch.
+
+    Attributes:
+        files: The files of those which are no attempts, the outermost first.
+
+    """
+
+    def __init__(
+        self, policy: Policy, name: str, fn: Callable[..., Any], signature: Signature, made_in: int
+    ) -> None:
+        self._policy, self._name, self._fn, self._signature = policy, name, fn, signature
+        self._made_in = made_in
+        self.files: list[str] = []
+
+    def leaves_deadlines(self, part: Policy | None) -> bool:
+        """Whether calls under a deadline go the slow way, since *part* has no statements."""
+        return part is not None and self._signature.is_async
+
+    def attempts(self, part: Policy, hots: list[tuple[Policy, Hot]], made_in: int) -> Inside | None:
+        """Return what is inside *part*, which calls again: *hots*; None if it is gone."""
+        flow = self._policy._flow_inside(part, Binding(self._name), leaf)
+        if flow is None:
+            return None
+        driven = driven_inside(self._fn, flow, is_async=self._signature.is_async)
+        if has_fake_timers(hots, is_async=self._signature.is_async):
+            return driven, driven
+        plan = AttemptPlan(hots, flow, self._fn, driven, made_in)
+        filename = f"<resilience {self._name} {next(_numbers)}, further attempts>"
+        return self._function(plan, driven, filename, None), driven
+
+    def step(self, hots: list[tuple[Policy, Hot]]) -> Callable[..., Any] | None:
+        """Return what runs the first of *hots* without statements, and those inside; None if it is gone."""
+        around, part, rest = stepping.parted(hots)
+        flow = None if part is None else self._policy._flow_inside(part, Binding(self._name), leaf)
+        if part is None or flow is None:
+            return None
+        is_async, fn = self._signature.is_async, self._fn
+        driven = driven_inside(fn, flow, is_async=is_async, context=stepping.context_here)
+        filename = f"<resilience {self._name} {next(_numbers)}, inside {part.kind}>"
+        self.files.append(filename)
+        inner, next_part, _ = stepping.parted(rest)
+        step = None if next_part is None else self.step(rest)
+        if next_part is not None and step is None:
+            return None
+        inner = _asked(inner, for_deadline=knows_deadlines(is_async=is_async))
+        plan = InnerPlan(inner, flow, fn, driven, self._made_in, self.attempts, next_part)
+        run = self._function(plan, driven, filename, step)
+        of_part: Any = hots[len(around)][1].step
+        return stepping.run_of(of_part, fn, run, flow, self._made_in, is_async=is_async)
+
+    def _function(
+        self, plan: InnerPlan, driven: Callable[..., Any], filename: str, step: Callable[..., Any] | None
+    ) -> FunctionType:
+        fn, is_async = self._fn, self._signature.is_async
+        namespace = _names_with(fn, driven, is_async=is_async)
+        _add_own(self._signature, namespace)
+        code = _code(self._signature, plan, namespace, filename, _nobody, looks=not is_async, step=step)
+        by_position, by_keyword = templates.defaults_of(fn)
+        function = FunctionType(code, namespace, None, by_position)
+        function.__kwdefaults__ = by_keyword
+        weakref.finalize(function, linecache.cache.pop, filename, None).atexit = False
+        return function
 
 
 def _names_with(fn: Callable[..., Any], slow: Callable[..., Any], *, is_async: bool) -> dict[str, Any]:
@@ -304,6 +378,7 @@ def names(*, is_async: bool) -> dict[str, Any]:
         "CallContext": CallContext,
         "CoroutineType": CoroutineType,
         "DeadlineExceededError": DeadlineExceededError,
+        "Ended": Ended,
         "GOOD": Verdict.GOOD,
         "Outcome": Outcome,
         "PLAIN": PLAIN,
@@ -338,6 +413,8 @@ def written_out(
     *,
     looks: bool,
     is_inner: bool = False,
+    is_attempt: bool = False,
+    has_step: bool = False,
 ) -> tuple[str, dict[str, object]]:
     """Return a function's text, and the objects in it; *namespace* gets what else it looks up."""
     shapes = [hot for _, hot in hots]
@@ -347,11 +424,12 @@ def written_out(
     source = templates.source(
         signature,
         shapes,
-        for_deadline=usage.used,
+        for_deadline=usage.used and not is_attempt,  # for which flows keep one that is in force
         for_coroutine=looks,
         for_trio=trio is not None,
-        for_fake=signature.is_async and _clock.fake is not None,
+        for_fake=signature.is_async and (_clock.fake is not None or (has_step and not is_inner)),
         is_inner=is_inner,
+        has_step=has_step,
         is_locked=needs_locks(),
     )
     objects: dict[str, object] = {}

@@ -17,12 +17,14 @@ from resilience._runtime.flow import (
     Command,
     Dispose,
     Flow,
+    Generated,
     Nursery,
     Park,
     Sleep,
     Spawn,
     Waiter,
 )
+from resilience._runtime.hot import outcome_of
 from resilience.deadline import _innermost as innermost
 from resilience.deadline import bounded, current_deadline, until_of, usage
 from resilience.errors import DeadlineExceededError
@@ -39,10 +41,11 @@ def run(flow: Flow) -> Outcome[Any]:
     return cast("Outcome[Any]", result(flow))
 
 
-def result(flow: Generator[Command, Any, Any]) -> Any:
-    """Run a flow, or a part of one, and return what it returns."""
-    reply: Any = None
-    resume: Callable[[Any], Command] = flow.send
+def result(
+    flow: Generator[Command, Any, Any], reply: Any = None, resume: Callable[[Any], Command] | None = None
+) -> Any:
+    """Run a flow, or the rest of one by *resume* with *reply*, and return what it returns."""
+    resume = resume or flow.send
     try:
         while True:
             try:
@@ -54,7 +57,7 @@ def result(flow: Generator[Command, Any, Any]) -> Any:
                 # back to the exception would keep both, and all their locals, alive until the GC runs.
                 reply = None
             try:
-                reply = _perform(command)
+                reply = perform(command)
                 resume = flow.send
             except BaseException as error:  # noqa: BLE001  # thrown into the flow, which lets it pass
                 reply = error
@@ -77,7 +80,7 @@ def unwrap(outcome: Outcome[T]) -> T:
         del outcome, context  # no cycle: frame -> outcome -> error -> traceback -> frame
 
 
-def _perform(command: Command) -> Any:  # noqa: PLR0911  # one return a command
+def perform(command: Command) -> Any:  # noqa: PLR0911  # one return a command
     match command:
         case Call():
             return _call(command)
@@ -93,6 +96,8 @@ def _perform(command: Command) -> Any:  # noqa: PLR0911  # one return a command
             return _spawn(command)
         case Dispose():
             return dispose(command.value)
+        case Generated():
+            return outcome_of(command.run(*command.call.args, **command.call.kwargs))
 
 
 def _call(call: Call) -> Outcome[Any]:

@@ -102,6 +102,16 @@ class Call:
             del held[0]
 
 
+class Generated:
+    """Make *call* by *run*, which is generated from what is inside the policy. The reply is its outcome."""
+
+    __slots__ = ("call", "run")
+
+    def __init__(self, call: Call, run: Callable[..., Any]) -> None:
+        self.call = call
+        self.run = run
+
+
 class Sleep:
     """Let *seconds* pass."""
 
@@ -213,13 +223,14 @@ class Dispose:
         self.value = value
 
 
-Command: TypeAlias = Call | Sleep | Park | Bound | Nursery | Spawn | Dispose
+Command: TypeAlias = Call | Generated | Sleep | Park | Bound | Nursery | Spawn | Dispose
 
 
 def leaf(call: Call) -> Flow:
     """Return the innermost flow: call the function, once, unless generated code has done so."""
     replay = call.replay
-    if replay is not None and replay.is_at(None):
+    # Even if it should be found further out: at a policy that a reload has taken away meanwhile.
+    if replay is not None and replay.outcome is not None:
         return (yield from replay.found())
     outcome: Outcome[Any] = yield call
     return outcome

@@ -18,7 +18,7 @@ from resilience._runtime.hot import ELSE, Hot, epoch
 from resilience._runtime.locked import INDENT, indented, needs_locks
 from resilience._runtime.permit import Permit
 from resilience._runtime.policy import Binding
-from resilience._runtime.text import Part
+from resilience._runtime.text_part import Part
 from resilience.outcome import Verdict
 
 

@@ -102,6 +102,7 @@ class Hot:
         refuse: Returns the error of a call that *unless* or *refused* stopped, or None if a flow must say.
         fail: Takes the policy's part of a failure without a flow, where that is plain.
         again: Goes on after a failure if the policy calls again, and needs no flow for that.
+        step: Runs the policy as a flow, if it has no statements: all else is of no use then.
         limit: Bounds the time that the call may take, to ``$settings.duration``.
         classify: Who may find a value bad; None if the policy takes every value for good.
         finds_good: Expression for whether *classify* finds the value plainly good; None if nobody need ask.
@@ -124,6 +125,7 @@ class Hot:
     refuse: Callable[[], Exception | None] | None = None
     fail: Fail | None = None
     again: Again | None = None
+    step: Callable[..., Any] | None = None
     limit: "Limit | None" = None
     classify: Classifier | None = None
     finds_good: str | None = None
@@ -141,7 +143,7 @@ class Hot:
 
     def judged_by(self, classify: Classifier | None) -> "Hot":
         """Return the same for a policy that goes by *classify*, if it judges at all."""
-        if takes_any_value(classify) or self.limit is not None or self is NOTHING:
+        if takes_any_value(classify) or self.limit is not None or self is NOTHING or self.step is not None:
             return self
         return replace(self, classify=classify)
 
@@ -289,19 +291,23 @@ class Doing(Protocol):
     Attributes:
         policies: The policies that take part, the first the outermost.
         hots: Their statements.
+        step: The policy inside them which has no statements, and so is no part of the code; or None.
 
     """
 
     policies: tuple[Any, ...]
     hots: tuple[Hot, ...]
+    step: Any
 
 
 class Ended:
     """
     What comes out of an inner function in place of a result: how its call failed.
 
+    Or how it went well, if more is known of that than the value.
+
     Attributes:
-        outcome: How it failed.
+        outcome: How it ended.
 
     """
 
@@ -309,6 +315,12 @@ class Ended:
 
     def __init__(self, outcome: Outcome[Any]) -> None:
         self.outcome = outcome
+
+
+def outcome_of(value: Any) -> Outcome[Any]:
+    """Return the outcome of a call for which an inner function returned *value*."""
+    ended: Outcome[Any] = value.outcome if type(value) is Ended else Outcome(value)
+    return ended
 
 
 class Replay:
@@ -327,6 +339,7 @@ class Replay:
         error: What the attempt failed with; None if it returned a value.
         began: Instant at which the call began, or None if nobody looked.
         at: The policy within which everything is over, so that the outcome is its; None for the function.
+            Where a policy takes part that has no statements, that one and not the function.
         deadline: The caller's deadline, or None.
         outcome: How the attempt ended; None once somebody has found it.
         place: That of the policy which could not take its part; -1 if there was none.
@@ -347,9 +360,10 @@ class Replay:
     ) -> None:
         self.tokens: Any = tokens  # first, so that whoever closes this one finds them
         self.origin = plan
-        self.error, self.began, self.at, self.deadline = error, began, at, deadline
+        self.error, self.began, self.deadline = error, began, deadline
+        self.at = plan.step if at is None else at
         self._context = None if error is None else error.__context__
-        self.outcome: Any = Outcome(value, error)
+        self.outcome: Any = value.outcome if type(value) is Ended else Outcome(value, error)
         self.place = -1
 
     def ended(self) -> Ended:
@@ -370,7 +384,7 @@ class Replay:
         """Let policies take their part, from the innermost outwards; return whether that was all of them."""
         outcome, tokens, began = self.outcome, self.tokens, self.began
         policies, hots = self.origin.policies, self.origin.hots
-        place = len(tokens) if self.at is None else self._cut(policies)
+        place = len(tokens) if self.at is self.origin.step else self._cut(policies)
         while place:
             place -= 1
             fail = hots[place].fail

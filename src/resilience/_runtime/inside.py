@@ -11,7 +11,7 @@ from resilience._runtime import drive
 from resilience._runtime.attempt import current_attempt
 from resilience._runtime.flow import Call, Inner
 from resilience._runtime.hot import Ended, Hot
-from resilience.outcome import Outcome
+from resilience.outcome import CallContext, Outcome
 
 Inside: TypeAlias = tuple[Callable[..., Any], Callable[..., Any]]
 """As generated code, and as a flow."""
@@ -20,16 +20,26 @@ MakeInside: TypeAlias = Callable[[Any, list[tuple[Any, Hot]], int], Inside | Non
 """Takes the policy that calls again, those inside it with their statements, and the epoch of these."""
 
 
-def driven_inside(fn: Callable[..., Any], flow: Inner, *, is_async: bool) -> Callable[..., Any]:
-    """Return *flow* around *fn* as an inner function: it returns `Ended` where the call has failed."""
+def driven_inside(
+    fn: Callable[..., Any],
+    flow: Inner,
+    *,
+    is_async: bool,
+    context: Callable[[], CallContext] = current_attempt,
+) -> Callable[..., Any]:
+    """
+    Return *flow* around *fn* as an inner function: it returns `Ended` where the call has failed.
+
+    What is known of a call is what *context* returns.
+    """
 
     def inner(*args: Any, **kwargs: Any) -> Any:
-        return value_or_ended(drive.run(flow(Call(fn, args, kwargs, current_attempt()))))
+        return value_or_ended(drive.run(flow(Call(fn, args, kwargs, context()))))
 
     async def ainner(*args: Any, **kwargs: Any) -> Any:
         from resilience._runtime import adrive  # noqa: PLC0415  # imported with the first async function
 
-        return value_or_ended(await adrive.run(flow(Call(fn, args, kwargs, current_attempt()))))
+        return value_or_ended(await adrive.run(flow(Call(fn, args, kwargs, context()))))
 
     return ainner if is_async else inner
 

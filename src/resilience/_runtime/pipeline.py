@@ -89,7 +89,7 @@ class Pipeline(Policy):
         self._policies = tuple(policies)
         self._outers: WeakSet[Pipeline] = WeakSet()
         self._version = 0
-        self._hots: tuple[tuple[int, Binding] | None, list[tuple[Policy, Hot]] | None] = (None, None)
+        self._hots: tuple[tuple[int, Binding] | None, list[tuple[Policy, Hot]]] = (None, [])
         self._lock = threading.RLock()
         self._adopt()
         fork.register(self)
@@ -137,13 +137,14 @@ class Pipeline(Policy):
         """Return the step that goes through every policy, following later reloads."""
         return _Bound(self, Binding(self.adopt_name(binding.name), binding.classify)).step
 
-    def own_hots(self, binding: Binding) -> list[tuple[Policy, Hot]] | None:
+    def own_hots(self, binding: Binding) -> list[tuple[Policy, Hot]]:
         """Return the success paths of its policies, in the order of admission."""
         bound = self._bound(binding)
         key, hots = self._hots
         if key != (epoch.n, bound):
             key = (epoch.n, bound)  # first: what changes from here on ends this epoch
-            hots = self._written_out(bound)
+            ordered = compose.in_order_of_admission(self._policies)
+            hots = [each for policy in ordered for each in policy.own_hots(bound)]
             self._hots = key, hots
         return hots
 
@@ -152,22 +153,13 @@ class Pipeline(Policy):
         bound = self._bound(binding)
         around: list[tuple[Policy, Step]] = []
         for policy in reversed(compose.in_order_of_admission(self._policies)):
-            if part in policy.parts:
+            if part is policy or part in policy.parts:
                 return policy._flow_inside(part, bound, nest(around, inner))
-            around.insert(0, (policy, policy.step_for(bound)))
+            around.insert(0, (policy, policy._step_of(bound)))
         return None
 
     def _bound(self, binding: Binding) -> Binding:
         return Binding(self.adopt_name(binding.name), self._classify or binding.classify)
-
-    def _written_out(self, bound: Binding) -> list[tuple[Policy, Hot]] | None:
-        found: list[tuple[Policy, Hot]] = []
-        for policy in compose.in_order_of_admission(self._policies):
-            hots = policy.own_hots(bound)
-            if hots is None:
-                return None
-            found += hots
-        return found
 
     def flow_for(self, name: str, classify: Classifier | None = None) -> Inner:
         """Return the flow of calls to the function called *name*; *classify* replaces the pipeline's own."""
@@ -359,7 +351,7 @@ class _Bound:
             classify = self._instead or pipeline._classify or self._binding.classify
             binding = Binding(self._binding.name, classify)
             ordered = compose.in_order_of_admission(pipeline.policies)
-            run = nest([(policy, policy.step_for(binding)) for policy in ordered], inner)
+            run = nest([(policy, policy._step_of(binding)) for policy in ordered], inner)
             self._built = built = (version, inner, run)
         return built[2](call)
 

@@ -32,11 +32,13 @@ class Plan(Visible):
         slow: Makes a call the slow way.
         made_in: The epoch in which the statements were asked for.
         make_inside: Makes what is inside the policy that calls again; None if that is nobody here.
+        step: The policy inside them that has no statements, or None.
 
     Attributes:
         policies: The policies, the first the outermost.
         hots: Their statements.
         is_inner: Whether its code makes the further attempts of a policy around them.
+        step: The policy inside them that has no statements, and in whose flow is all else; or None.
         code: Its code, weakly, if that looks it up.
 
     """
@@ -45,7 +47,7 @@ class Plan(Visible):
 
     __slots__ = (
         "_again", "_driven", "_ended", "_flow", "_fn", "_inner", "_made_in", "_make_inside", "_place",
-        "_slow", "code", "hots", "policies",
+        "_slow", "code", "hots", "policies", "step",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +58,7 @@ class Plan(Visible):
         slow: Callable[..., Any],
         made_in: int = -1,
         make_inside: MakeInside | None = None,
+        step: Policy | None = None,
     ) -> None:
         self.policies = tuple(policy for policy, _ in hots)
         self.hots = tuple(hot for _, hot in hots)
@@ -63,6 +66,7 @@ class Plan(Visible):
         # No method of its own, whose frame would know the error that passes through.
         self._ended: Callable[[Outcome[Any]], Any] = value_or_ended if self.is_inner else drive.unwrap
         self._made_in, self._make_inside = made_in, make_inside
+        self.step = step
         self.code: object = None
         self._place = -1  # that of the policy whose further attempts need no flow, once that is known
         self._again: Again
@@ -72,8 +76,12 @@ class Plan(Visible):
     def replayed(self, replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Go on with a call whose first attempt has failed."""
         place = replay.place
-        # A flow knows what a deadline leaves time for.
-        if replay.deadline is not None or (place != self._place and not self._knows_inside(place)):
+        # A flow knows what a deadline leaves time for; and a good value is a matter for its policies.
+        if (
+            replay.deadline is not None
+            or replay.error is None
+            or (place != self._place and not self._knows_inside(place))
+        ):
             return self._ended(drive.run(self._flow(self._request(replay, args, kwargs))))
         progress, value = self._again(replay.tokens, place, replay.outcome, replay.began), None
         try:
@@ -114,7 +122,11 @@ class Plan(Visible):
         from resilience._runtime import adrive  # noqa: PLC0415  # imported with the first async function
 
         place = replay.place
-        if replay.deadline is not None or (place != self._place and not self._knows_inside(place)):
+        if (
+            replay.deadline is not None
+            or replay.error is None
+            or (place != self._place and not self._knows_inside(place))
+        ):
             return self._ended(await adrive.run(self._flow(self._request(replay, args, kwargs))))
         progress, value = self._again(replay.tokens, place, replay.outcome, replay.began), None
         try:
@@ -154,10 +166,10 @@ class Plan(Visible):
         Whether the policy at *place* calls again without a flow: see what is inside it, the first time.
 
         Not if it does not stand alone, or within a policy that bounds the time of all attempts together; nor
-        if somebody judges values, or once the code is out of date.
+        if somebody judges values, or a policy inside has no statements, or once the code is out of date.
         """
         again, make, hots = self.hots[place].again, self._make_inside, self.hots
-        if again is None or make is None or self._made_in != epoch.n:
+        if again is None or make is None or self.step is not None or self._made_in != epoch.n:
             return False
         if sum(hot.again is not None for hot in hots) > 1 or any(hot.limit for hot in hots[:place]):
             return False
@@ -222,7 +234,7 @@ class Plan(Visible):
             replay = self._refused(place, tokens, error)
             if replay.settle():
                 return self._ended(replay.over())
-            if replay.deadline is None:
+            if replay.deadline is None or self.is_inner:
                 return await self.areplayed(replay, args, kwargs)
             request = self._request(replay, args, kwargs)
             return self._ended(await wrap.arun(self._flow(request), request))
@@ -236,9 +248,15 @@ class Plan(Visible):
 
 
 class InnerPlan(Plan):
-    """What code goes by that makes further attempts, inside the policy that calls again."""
+    """What code goes by that is inside a policy without statements. Who calls it keeps a deadline."""
 
     is_inner: ClassVar[bool] = True
+
+    __slots__ = ()
+
+
+class AttemptPlan(InnerPlan):
+    """What code goes by that makes further attempts, inside the policy that calls again."""
 
     __slots__ = ()
 

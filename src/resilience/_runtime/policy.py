@@ -86,7 +86,7 @@ class Policy(ABC):
     Thread-safe, and bound to no event loop: one object serves threads, asyncio and trio at once.
     """
 
-    __slots__ = ("__weakref__", "_acalled", "_called", "_classify", "_flow", "_is_inner", "_name")
+    __slots__ = ("__weakref__", "_acalled", "_called", "_classify", "_flow", "_is_inner", "_name", "_step")
 
     kind: ClassVar[str]
     """What it is in telemetry and `describe()`, for example ``circuit_breaker``."""
@@ -109,6 +109,7 @@ class Policy(ABC):
         self._name = name
         self._flow: Inner | None = None
         self._called = self._acalled = wrap.UNMADE  # what `call` and `acall` go through
+        self._step: tuple[object, Step] | None = None
         # Whether a policy around it in its pipeline calls again: then its calls are attempts of that one.
         self._is_inner = False
         self._classify: Classifier | None = classify if on is None else errors_in(on)
@@ -232,7 +233,7 @@ class Policy(ABC):
         if cached is not None and classify is None:
             return cached
         binding = Binding(self.adopt_name(name), classify)
-        step = self.step_for(binding)
+        step = self._step_of(binding)
         flow = watched(self.name, self._present_judge(binding), lambda inner: nest([(self, step)], inner))
         if classify is None:
             self._flow = flow
@@ -246,23 +247,35 @@ class Policy(ABC):
         """
         Return its success path, and those of its parts in the order of admission, as statements.
 
-        None if there are none: then calls are driven as flows.
+        A part without statements takes part by its step. None if that is so for all: then calls are driven
+        as flows. So they are where attempts race and others follow each other: what one of them has paid
+        for, the other must know.
         """
         hots = self.own_hots(binding)
-        if hots is None or watch.watcher is None:
+        steps = sum(hot.step is not None for _, hot in hots)
+        if steps == len(hots) or (steps and _shares_attempts([policy for policy, _ in hots])):
+            return None
+        if watch.watcher is None:
             return hots
         watching = watch.watcher.hots(self.adopt_name(binding.name), self._present_judge(binding))
         classify = self._classify or binding.classify
         return [*((watcher, hot.judged_by(classify)) for watcher, hot in watching), *hots]
 
-    def own_hots(self, binding: Binding) -> "list[tuple[Policy, Hot]] | None":
-        """Return what `hots` does, without those who watch."""
-        hot = self.hot(binding)
-        return None if hot is None else [(self, hot.judged_by(self._classify or binding.classify))]
+    def own_hots(self, binding: Binding) -> "list[tuple[Policy, Hot]]":
+        """Return what takes part of it, and of its parts, without those who watch."""
+        hot = self.hot(binding) or Hot(step=self._step_of(binding))
+        return [(self, hot.judged_by(self._classify or binding.classify))]
 
     def hot(self, binding: Binding) -> Hot | None:  # noqa: ARG002  # most have none
         """Return its success path as statements, where there is one at present."""
         return None
+
+    def _step_of(self, binding: Binding) -> "Step":
+        """Return what `step_for` does, the same one for flows and for generated code."""
+        key, known = (binding, self._classify), self._step
+        if known is None or known[0] != key:
+            self._step = known = (key, self.step_for(binding))
+        return known[1]
 
     def _give_back_token(self, token: Any) -> None:  # noqa: B027  # most hold nothing
         """Give back what generated code took, and no flow has taken over."""
@@ -331,6 +344,11 @@ class Policy(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
+
+
+def _shares_attempts(policies: list[Policy]) -> bool:
+    traits = [part.traits for policy in policies for part in (policy, *policy.parts)]
+    return any(each.races for each in traits) and any(each.repeats for each in traits)
 
 
 class Step(Protocol):

@@ -75,6 +75,19 @@ class Signature:
         return head + rest
 
 
+class AsGiven(Signature):
+    """The signature of a function that hands on what it is given as it is, such as for a key."""
+
+    def __init__(self, name: str, *, is_async: bool) -> None:
+        super().__init__(name, _ANY, is_async=is_async)
+
+
+_ANY: Final = [
+    inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+    inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
+]
+
+
 class ByHand(Signature):
     """The signature of what makes one call of any function under a policy."""
 

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from resilience._runtime import text
 from resilience._runtime.hot import Hot
-from resilience._runtime.signature import Signature
-from resilience._runtime.text import Part
+from resilience._runtime.signature import AsGiven, Signature
+from resilience._runtime.text_around import BodyAroundStep
+from resilience._runtime.text_part import Part
 
 MOST_TEMPLATES: Final = 1_000
 """Texts and code that are kept of each sort; what comes after is made each time."""
@@ -41,6 +42,12 @@ def signature_of(fn: Callable[..., Any], name: str, *, is_async: bool) -> Signat
 _signatures: Final[dict[object, Signature]] = {}
 
 _STARRED: Final = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
+
+
+@lru_cache(MOST_TEMPLATES)
+def as_given(name: str, *, is_async: bool) -> Signature:
+    """Return the signature of a function of that name which hands on what it is given as it is."""
+    return AsGiven(name, is_async=is_async)
 
 
 def defaults_of(fn: Callable[..., Any]) -> tuple[tuple[Any, ...] | None, dict[str, Any] | None]:
@@ -148,13 +155,24 @@ _NAME: Final = re.compile(r"(?<![.\w])([A-Za-z_]\w*)(\.(?=[A-Za-z_]))?")
 """A name, and the dot behind it if an attribute is used."""
 
 
-def source(signature: Signature, hots: Sequence[Hot], *, is_locked: bool = False, **flags: bool) -> str:
-    """Return what `text.hot` does, put together once for each kind of function and policies."""
-    key = (signature.head, is_locked, *flags.values(), *[hot.shape for hot in hots])
+def source(
+    signature: Signature,
+    hots: Sequence[Hot],
+    *,
+    is_locked: bool = False,
+    has_step: bool = False,
+    **flags: bool,
+) -> str:
+    """
+    Return what `text.hot` does, put together once for each kind of function and policies.
+
+    With *has_step* there is a policy without statements inside those of *hots*.
+    """
+    key = (signature.head, is_locked, has_step, *flags.values(), *[hot.shape for hot in hots])
     known = _sources.get(key)
     if known is None:
         parts = [Part(hot, place, is_locked=is_locked) for place, hot in enumerate(hots, 1)]
-        known = text.hot(signature, parts, **flags)
+        known = text.hot(signature, parts, make=BodyAroundStep if has_step else None, **flags)
         if len(_sources) < MOST_TEMPLATES:
             _sources[key] = known
     return known

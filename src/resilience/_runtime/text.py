@@ -1,79 +1,14 @@
 """The text of generated functions: the statements of several policies around one call."""
 
 from collections.abc import Iterable
-from string import Template
 from typing import Final
 
 from resilience._runtime import locked
-from resilience._runtime.hot import ELSE, NOTHING, Hot, Unlocked
+from resilience._runtime.hot import ELSE, NOTHING
 from resilience._runtime.judging import OUTCOME
 from resilience._runtime.locked import INDENT, indented
 from resilience._runtime.signature import Signature
-
-
-class Part:
-    """
-    One policy's statements, with the names of one function.
-
-    Attributes:
-        hot: The statements as the policy has them.
-        place: Which of the policies it is, from 1.
-        lock: The lock under which it counts, or None.
-        holds: What says whether it holds something, where that is taken under a lock.
-
-    """
-
-    def __init__(self, hot: Hot, place: int, *, is_locked: bool = False) -> None:
-        self.hot = hot
-        self.place = place
-        self._names = _Names(f"_{place}")
-        self.lock = self.text(hot.lock) if is_locked and hot.lock is not None else None
-        self.holds = self.text("$holds")
-
-    def text(self, statement: str) -> str:
-        return Template(statement).substitute(self._names)
-
-    def plain(self, statements: Iterable[str]) -> list[str]:
-        return [self.text(each) for each in statements]
-
-    def texts(self, statements: Iterable[str]) -> list[str]:
-        if self.lock is None:
-            return self.plain(statements)
-        return locked.under(self.lock, [(self.text(each), isinstance(each, Unlocked)) for each in statements])
-
-    @property
-    def release(self) -> list[str]:
-        return self._ending(self.hot.release)
-
-    @property
-    def good(self) -> list[str]:
-        return self.texts(self.hot.good) if self.hot.release else self._ending(self.hot.good)
-
-    @property
-    def in_the_end(self) -> list[str]:
-        """What is done if a call that ended well was interrupted while something is still held."""
-        if not self.hot.take:
-            return []
-        return self.release or (self.texts(self.hot.let_go) if self.hot.good else [])
-
-    def _ending(self, statements: Iterable[str]) -> list[str]:
-        is_held = self.lock is not None and self.hot.take and statements
-        return self.texts(("$holds = False", *statements) if is_held else statements)
-
-    @property
-    def token(self) -> str:
-        return self.text(self.hot.token or "None")
-
-
-class _Names(dict[str, str]):
-    """Every name with the policy's own ending."""
-
-    def __init__(self, ending: str) -> None:
-        super().__init__()
-        self._ending = ending
-
-    def __missing__(self, name: str) -> str:
-        return name + self._ending
+from resilience._runtime.text_part import Part
 
 
 def stub(signature: Signature) -> str:
@@ -100,6 +35,7 @@ def hot(
     for_trio: bool,
     for_fake: bool,
     is_inner: bool = False,
+    make: "type[Body] | None" = None,
 ) -> str:
     """
     Return the text of a function with the success path of all *parts*.
@@ -110,17 +46,19 @@ def hot(
         for_deadline: Whether to look for a deadline that may be in force.
         for_coroutine: Whether to look, once, whether a plain function returns a coroutine.
         for_trio: Whether to look whether a task of trio calls, which an event loop of asyncio may run, too.
-        for_fake: Whether nobody but a flow can keep a deadline, since time is not real.
-        is_inner: Whether it makes the further attempts of a policy around all *parts*: then it returns how
-            the call failed, so that an error which is raised is one of the policies. No deadline is in force.
+        for_fake: Whether nobody but a flow can keep a deadline, such as when time is not real.
+        is_inner: Whether it is called by a policy around all *parts*: then it returns how the call failed, so
+            that an error which is raised is one of the policies. Somebody else keeps the deadline in force.
+        make: Makes the lines, if not `Body` does.
 
     """
-    if not (for_deadline or for_coroutine or is_inner) and all(part.hot == NOTHING for part in parts):
+    is_call = not (for_deadline or for_coroutine or is_inner) and make is None
+    if is_call and all(part.hot == NOTHING for part in parts):
         return signature.text([f"return {signature.called}"])
-    body = _Body(
+    body = (make or Body)(
         signature,
         parts,
-        for_deadline=for_deadline and not for_fake and not is_inner,
+        for_deadline=for_deadline and not for_fake,
         for_coroutine=for_coroutine,
         for_trio=for_trio,
         is_inner=is_inner,
@@ -131,7 +69,7 @@ def hot(
     return signature.text(lines)
 
 
-class _Body:
+class Body:
     """The lines of one function, section by section."""
 
     def __init__(
@@ -150,7 +88,7 @@ class _Body:
         self._inner_first = parts[::-1]
         self._timed = [part for part in parts if part.hot.limit is not None]
         self._reads_began = bool(self._timed) or any(part.hot.reads_began for part in parts)
-        self._cuts = for_deadline and signature.is_async
+        self._cuts = for_deadline and signature.is_async and not is_inner
         self._outer = "outer" if for_deadline and self._timed else "None"
         self._release = [line for part in self._inner_first for line in part.release]
         self._let_go = [line for part in self._inner_first for line in part.texts(part.hot.let_go)]
@@ -174,8 +112,7 @@ class _Body:
             taken.append(part)
         if self._cuts and self._asks:
             lines.append("is_late = False")
-        lines += ["try:", *indented(self._attempt())]
-        lines += self._endings()
+        lines += self._call_made()
         if not self._cuts:
             return lines + self._after_failure()
         return [
@@ -314,7 +251,7 @@ class _Body:
     @property
     def _forget_task(self) -> list[str]:
         # Before anything is raised: no cycle task -> error -> traceback -> frame -> task.
-        names = [*(["task"] if self._timed else []), *(["key"] if self._for_deadline else [])]
+        names = [*(["task"] if self._timed else []), *(["key"] if self._cuts else [])]
         return [f"del {', '.join(names)}"] if names and self._signature.is_async else []
 
     def _attempt(self) -> list[str]:
@@ -327,7 +264,15 @@ class _Body:
         if self._timed:
             lines.append("set_block(until)")
         kept = "value =" if self._good() else "return"
-        return [*lines, f"{kept} {self._signature.called}"]
+        return [*lines, f"{kept} {self._called}"]
+
+    @property
+    def _called(self) -> str:
+        """What makes the call."""
+        return self._signature.called
+
+    def _call_made(self) -> list[str]:
+        return ["try:", *indented(self._attempt()), *self._endings()]
 
     def _endings(self) -> list[str]:
         timed = bool(self._timed)
@@ -353,7 +298,7 @@ class _Body:
             lines = [
                 *caught,
                 "except BaseException:",
-                *indented([*_surely(f"set_block({self._outer})", cut), "raise"]),
+                *indented([*surely(f"set_block({self._outer})", cut), "raise"]),
             ]
         else:
             lines = caught
@@ -378,18 +323,21 @@ class _Body:
     def _entries(self) -> str:
         return ", ".join(part.text("($limit, $queue)") for part in reversed(self._timed))
 
-    def _good(self) -> list[str]:
+    def _not_late(self) -> list[str]:
         lines: list[str] = []
-        if self._timed and self._signature.is_async:
-            for part in reversed(self._timed):
-                lines += [
-                    part.text("try: del $queue.began[task]"),
-                    "except KeyError: task.uncancel()",
-                ]
+        for part in reversed(self._timed):
+            lines += [
+                part.text("try: del $queue.began[task]"),
+                "except KeyError: task.uncancel()",
+            ]
+        return lines
+
+    def _good(self) -> list[str]:
+        lines = self._not_late() if self._timed and self._signature.is_async else []
         if self._asks:
             return [*lines, *self._good_if_asked()]
         lines += self._uncut
-        lines += _surely(f"set_block({self._outer})", self._release) if self._timed else self._release
+        lines += surely(f"set_block({self._outer})", self._release) if self._timed else self._release
         lines += [*self._no_coroutine(self._let_go), *self._settled()]
         return self._surely_back([*lines, "return value"]) if lines else []
 
@@ -432,7 +380,7 @@ class _Body:
         cut = [*self._release, *self._let_go]
         is_timed = bool(self._timed) and self._signature.is_async
         lines = ["del task"] if is_timed else []
-        lines += _or_cut([f"set_block({self._outer})"], cut) if self._timed else []
+        lines += or_cut([f"set_block({self._outer})"], cut) if self._timed else []
         asking = [f"is_good = {' and '.join(self._asks)}"]
         if any(OUTCOME in each for each in self._asks):
             asking.insert(0, f"{OUTCOME} = Outcome(value)")
@@ -441,17 +389,32 @@ class _Body:
             otherwise += ["except BaseException as error:"]
             otherwise += indented([*cut, *self._unless_late, "is_good = False"])
             cut = []
-        lines += [*self._no_coroutine(cut), *_or_cut(asking, cut, otherwise)]
+        lines += [*self._no_coroutine(cut), *or_cut(asking, cut, otherwise)]
         good = [*self._uncut, *self._release, *self._settled(), "return value"]
         lines += ["if is_good:", *indented(self._surely_back(good))]
         return [*lines, *(["at = None"] if is_timed else []), "failure = None"]
+
+    @property
+    def _good_after_all(self) -> list[str]:
+        if self._is_inner or not self._knows_value:
+            return []
+        return [f"{INDENT}{INDENT}if failure is None: return {self._value_after_all}"]
+
+    _value_after_all = "value"
+
+    _forgotten = "failure, replay"
+
+    @property
+    def _knows_value(self) -> bool:
+        """Whether a call comes here that has returned something."""
+        return bool(self._asks)
 
     def _after_failure(self) -> list[str]:
         tokens = ", ".join(part.token for part in self._parts)
         began = "began" if self._reads_began else "None"
         go_on = f"{self._signature.awaited}replay.origin.{'a' if self._signature.is_async else ''}replayed"
         at = ", at" if self._timed and self._signature.is_async else ""
-        if self._asks:
+        if self._knows_value:
             at = f"{at or ', None'}, value=value"
         deadline = ", deadline=deadline" if self._for_deadline else ""
         lines = [
@@ -460,7 +423,7 @@ class _Body:
             *([f"{INDENT}set_block({self._outer})"] if self._timed and not self._signature.is_async else []),
             f"{INDENT}replay = Replay({self._signature.plan}, [{tokens}], failure, {began}{at}{deadline})",
             f"{INDENT}if replay.settle():",
-            *([f"{INDENT}{INDENT}if failure is None: return value"] if self._asks else []),
+            *self._good_after_all,
             f"{INDENT}{INDENT}{'return replay.ended()' if self._is_inner else 'raise failure'}",
             f"{INDENT}return {go_on}(replay, {self._signature.args})",
             "finally:",
@@ -471,19 +434,19 @@ class _Body:
         if cut:
             close = ["if replay is None:", *indented(cut), f"el{close[0]}", close[1]]
         lines += indented(close)
-        lines.append(f"{INDENT}del failure, replay")  # no cycle: frame -> error -> traceback -> frame
+        lines.append(f"{INDENT}del {self._forgotten}")  # no cycle: frame -> error -> traceback -> frame
         return lines
 
 
 _BEGAN: Final = "began = monotonic()"
 
 
-def _surely(first: str, then: list[str]) -> list[str]:
+def surely(first: str, then: list[str]) -> list[str]:
     """Return the call *first*, and *then* also if a signal comes during the call."""
     return ["try:", INDENT + first, "finally:", *indented(then)] if then else [first]
 
 
-def _or_cut(lines: list[str], cut: list[str], otherwise: Iterable[str] = ()) -> list[str]:
+def or_cut(lines: list[str], cut: list[str], otherwise: Iterable[str] = ()) -> list[str]:
     """Return *lines*, and *cut* for when a signal comes during one of them."""
     if cut:
         otherwise = [*otherwise, "except BaseException:", *indented([*cut, "raise"])]

@@ -1,0 +1,71 @@
+"""The text of generated functions inside which a policy takes part that has no statements."""
+
+from resilience._runtime.judging import OUTCOME
+from resilience._runtime.locked import INDENT, indented
+from resilience._runtime.text import Body, or_cut, surely
+
+
+class BodyAroundStep(Body):
+    """
+    The lines of a function that calls ``step`` instead of the user's function.
+
+    That returns how its call failed. An error which it raises is nobody's outcome: the call is cut short.
+    """
+
+    _value_after_all = "replay.over().value"
+
+    _forgotten = "failure, replay, value"
+
+    @property
+    def _called(self) -> str:
+        return f"{self._signature.awaited}step({self._signature.passed})"
+
+    @property
+    def _knows_value(self) -> bool:
+        return True
+
+    @property
+    def _is_cut_by_queue(self) -> bool:
+        return bool(self._timed) and self._signature.is_async
+
+    def _call_made(self) -> list[str]:
+        cut = [*self._release, *self._let_go]
+        if self._is_cut_by_queue:
+            entries = f"[{self._entries()}]"
+            clause = [
+                "except BaseException as error:",
+                f"{INDENT}value = None",
+                f"{INDENT}failure, at = end_of_time(task, cancels, error, until, {self._outer}, {entries})",
+                f"{INDENT}del task",
+                f"{INDENT}if at is None:",
+                *indented(indented([*cut, "raise"])),
+            ]
+        elif self._timed:
+            clause = [
+                "except BaseException:",
+                *indented([*surely(f"set_block({self._outer})", cut), "raise"]),
+            ]
+        elif cut:
+            clause = ["except BaseException:", *indented([*cut, "raise"])]
+        else:
+            return [*self._attempt(), *self._good()]
+        return ["try:", *indented(self._attempt()), *clause, "else:", *indented(self._good())]
+
+    def _good(self) -> list[str]:
+        cut = [*self._release, *self._let_go]
+        lines: list[str] = []
+        if self._is_cut_by_queue:
+            lines += [*self._not_late(), "del task"]
+        if self._timed:
+            lines += or_cut([f"set_block({self._outer})"], cut)
+        good = indented(self._surely_back([*self._release, *self._settled(), "return value"]))
+        if self._asks:
+            asking = [f"is_good = {' and '.join(self._asks)}"]
+            if any(OUTCOME in each for each in self._asks):
+                asking.insert(0, f"{OUTCOME} = Outcome(value)")
+            asking = ["if is_good := type(value) is not Ended:", *indented(asking)]
+            lines += or_cut(asking, cut, ["except Exception:", f"{INDENT}is_good = False"])
+            lines += ["if is_good:", *good, "failure = value.outcome.error if type(value) is Ended else None"]
+        else:
+            lines += ["if type(value) is not Ended:", *good, "failure = value.outcome.error"]
+        return [*lines, *(["at = None"] if self._is_cut_by_queue else [])]
