@@ -15,6 +15,7 @@ from resilience import _clock
 from resilience._runtime import compile as compiling
 from resilience._runtime import templates, wrap
 from resilience._runtime.flow import Call, Flow
+from resilience._runtime.generated import has_fake_timers, is_visible, names, written_out
 from resilience._runtime.hot import Hot
 from resilience._runtime.locked import INDENT
 from resilience._runtime.plan import Plan
@@ -30,12 +31,12 @@ def generated(policy: Policy, name: str, *, is_async: bool) -> Callable[..., Any
     """Return the function that makes calls under *policy* in this epoch; *name* is what it goes by."""
     slow = wrap.drive_acall if is_async else wrap.drive_call
     hots = policy.hots(Binding(name)) if compiling.is_on() else None
-    if hots is None or compiling.has_fake_timers(hots, is_async=is_async):
+    if hots is None or has_fake_timers(hots, is_async=is_async):
         return slow
     if any(hot.classify is not None or hot.step is not None for _, hot in hots):  # flows judge, and step
         return slow
     namespace = {
-        **compiling.names(is_async=is_async),
+        **names(is_async=is_async),
         "__name__": __name__,
         "awaitable": _awaitable,
         "monotonic": _clock.monotonic,
@@ -43,11 +44,11 @@ def generated(policy: Policy, name: str, *, is_async: bool) -> Callable[..., Any
         "slow": slow,
     }
     signature = _ASYNC if is_async else _SYNC
-    source, objects = compiling.written_out(signature, hots, namespace, looks=not is_async)
+    source, objects = written_out(signature, hots, namespace, looks=not is_async)
     own = sorted(name for name, value in objects.items() if value is policy)
     head, _, body = source.partition("\n")
     source = "\n".join([head, *(f"{INDENT}{each} = policy" for each in own), body])
-    held = {name: value for name, value in objects.items() if compiling.is_visible(value)}
+    held = {name: value for name, value in objects.items() if is_visible(value)}
     namespace |= {name: value for name, value in held.items() if value is not policy}
     objects = {name: value for name, value in objects.items() if name not in held}
     code = templates.template(source, frozenset(objects)).filled(objects, f"<resilience {name}>")
