@@ -9,6 +9,7 @@ from resilience._runtime.judging import OUTCOME
 from resilience._runtime.locked import INDENT, indented
 from resilience._runtime.signature import Signature
 from resilience._runtime.text_part import Part
+from resilience._runtime.text_time import Times
 
 
 def stub(signature: Signature) -> str:
@@ -86,34 +87,32 @@ class Body:
         self._for_deadline, self._for_coroutine, self._for_trio = for_deadline, for_coroutine, for_trio
         self._is_inner = is_inner
         self._inner_first = parts[::-1]
-        self._timed = [part for part in parts if part.hot.limit is not None]
-        self._reads_began = bool(self._timed) or any(part.hot.reads_began for part in parts)
-        self._cuts = for_deadline and signature.is_async and not is_inner
-        self._outer = "outer" if for_deadline and self._timed else "None"
+        self._times = Times(signature, parts, for_deadline=for_deadline, for_trio=for_trio, is_inner=is_inner)
+        self._reads_began = bool(self._times.timed) or any(part.hot.reads_began for part in parts)
         self._release = [line for part in self._inner_first for line in part.release]
         self._let_go = [line for part in self._inner_first for line in part.texts(part.hot.let_go)]
         self._asks = [part.text(part.hot.finds_good) for part in self._inner_first if part.hot.finds_good]
 
     def lines(self) -> list[str]:
-        lines = self._look_for_deadline() if self._for_deadline else []
+        lines = self._times.look_for_deadline() if self._for_deadline else []
         for part in self._parts:
             for condition in part.plain(part.hot.unless):
                 lines += [f"if {condition}:", INDENT + self._leave(part, [])]
-        lines += self._find_queues() if self._signature.is_async else []
-        lines += self._find_cuts() if self._cuts else []
+        lines += self._times.find_queues() if self._times.has_queues else []
+        lines += self._times.find_cuts() if self._times.cuts else []
         if self._reads_began:
             lines.append("if deadline is None: began = monotonic()" if self._for_deadline else _BEGAN)
-        lines += self._set_end() if self._timed else []
+        lines += self._times.set_end() if self._times.timed else []
         taken: list[Part] = []
         for part in self._parts:
             lines += (
                 self._admission(part, taken) if part.lock is None else self._locked_admission(part, taken)
             )
             taken.append(part)
-        if self._cuts and self._asks:
+        if self._times.cuts and self._asks:
             lines.append("is_late = False")
         lines += self._call_made()
-        if not self._cuts:
+        if not self._times.cuts:
             return lines + self._after_failure()
         return [
             *lines,
@@ -149,7 +148,7 @@ class Body:
 
     def _undo(self, taken: list[Part]) -> list[str]:
         undo = [line for each in reversed(taken) for line in each.texts(each.hot.undo)]
-        return [*undo, *self._forget_task]
+        return [*undo, *self._times.forget_task]
 
     def _leave(self, part: Part, taken: list[Part]) -> str:
         """Return what is done where *part* does not let the call pass."""
@@ -168,100 +167,14 @@ class Body:
             f"({part.place - 1}, [{held}], {self._signature.args})"
         )
 
-    # Limits of time
-
-    def _look_for_deadline(self) -> list[str]:
-        outer = "outer = " if self._timed else ""
-        return [
-            f"{outer}deadline = block()",
-            "if deadline is not None:",
-            f"{INDENT}if type(deadline) is not float: deadline = deadline.until",
-            f"{INDENT}if deadline is not None and deadline <= (began := monotonic()):",
-            f"{INDENT}{INDENT}{self._signature.slow}",
-        ]
-
-    def _find_cuts(self) -> list[str]:
-        """Find where the deadline is kept, unless the call that makes this one keeps it already."""
-        if self._timed:
-            loop = self._timed[0].text("$queue.loop")
-            unknown = f"(cuts := loops.cuts).loop is not {loop} and (cuts := loops.of({loop})) is None"
-            found = [
-                f"if {unknown} or task in cuts.at and cuts.at[task] > deadline:",
-                *indented(["del task", self._signature.slow]),
-                "key = None if task in cuts.at else task",
-            ]
-        else:
-            key = "(key := task_of(cuts.loop)) is None"
-            found = ["if in_trio_task():", INDENT + self._signature.slow] if self._for_trio else []
-            found += [
-                f"if (cuts := loops.cuts).runner._thread_id != thread() or {key}:",
-                f"{INDENT}if (cuts := loops.of(running_loop())) is None or {key}:",
-                *indented(indented([self._signature.slow])),
-                "cancels = key.cancelling()",
-                "if key in cuts.at: key = None if cuts.at[key] <= deadline else Nearer(key)",
-            ]
-        none = "key = cuts = None" if self._timed else "key = cuts = cancels = None"
-        found.append("if deadline < cuts.next: cuts.arm(deadline)")
-        return [f"if deadline is None: {none}", f"{ELSE}:", *indented(found)]
-
-    def _set_end(self) -> list[str]:
-        lines = [self._nearest.text("until = began + $settings.duration")]
-        if not self._for_deadline:
-            return lines
-        if self._signature.is_async:
-            for part in self._timed:
-                lines += [
-                    part.text("if deadline is not None and deadline <= began + $settings.duration:"),
-                    part.text(f"{INDENT}if task in ($queue := $queue.outlasted).began:"),
-                    *indented(indented([*self._forget_task, self._signature.slow])),
-                ]
-        return [*lines, "if deadline is not None and deadline < until: until = deadline"]
-
-    @property
-    def _nearest(self) -> Part:
-        """The limit that ends first; of equals, the innermost."""
-        return min(reversed(self._timed), key=lambda part: part.hot.seconds or 0.0)
-
-    def _find_queues(self) -> list[str]:
-        if not self._timed:
-            return []
-        first, *others = self._timed
-        task = "(task := task_of($queue.loop)) is None"
-        lines = ["if in_trio_task():", INDENT + self._signature.slow] if self._for_trio else []
-        lines += [
-            first.text(f"if ($queue := $limit.queue).runner._thread_id != thread() or {task}:"),
-            INDENT + first.text(f"if ($queue := $limit.queue_of(running_loop())) is None or {task}:"),
-            *indented(indented([self._signature.slow])),
-        ]
-        loop = first.text("$queue.loop")
-        for part in others:
-            lines += [
-                part.text(
-                    f"if ($queue := $limit.queue).loop is not {loop}"
-                    f" and ($queue := $limit.queue_of({loop})) is None:"
-                ),
-                *indented(["del task", self._signature.slow]),
-            ]
-        present = " or ".join(part.text("task in $queue.began") for part in self._timed)
-        lines += [f"if {present}:", *indented(["del task", self._signature.slow])]
-        lines += [part.text("if not $queue.is_armed: $queue.arm()") for part in self._timed]
-        lines.append("cancels = task.cancelling()")
-        return lines
-
-    @property
-    def _forget_task(self) -> list[str]:
-        # Before anything is raised: no cycle task -> error -> traceback -> frame -> task.
-        names = [*(["task"] if self._timed else []), *(["key"] if self._cuts else [])]
-        return [f"del {', '.join(names)}"] if names and self._signature.is_async else []
-
     def _attempt(self) -> list[str]:
         lines: list[str] = []
-        if self._timed and self._signature.is_async:
-            queues = [part.text("$queue.began[task]") for part in self._timed]
+        if self._times.has_queues:
+            queues = [part.text("$queue.began[task]") for part in self._times.timed]
             lines.append(" = ".join([*queues, "began"]))
-        if self._cuts:
+        if self._times.cuts:
             lines.append("if key is not None: cuts.at[key] = deadline")
-        if self._timed:
+        if self._times.timed:
             lines.append("set_block(until)")
         kept = "value =" if self._good() else "return"
         return [*lines, f"{kept} {self._called}"]
@@ -275,30 +188,28 @@ class Body:
         return ["try:", *indented(self._attempt()), *self._endings()]
 
     def _endings(self) -> list[str]:
-        timed = bool(self._timed)
         cut = [*self._release, *self._let_go]
         caught = ["except Exception as error:", *indented([*self._no_value, "failure = error"])]
-        if timed and self._signature.is_async:
-            entries = f"[{self._entries()}]"
+        if self._times.has_queues:
             lines = [
                 "except BaseException as error:",
                 *indented(self._no_value),
-                f"{INDENT}failure, at = end_of_time(task, cancels, error, until, {self._outer}, {entries})",
+                INDENT + self._times.how_it_failed,
                 f"{INDENT}del task",
                 f"{INDENT}if failure is None:",
-                *indented(indented([*cut, *(self._unless_late if self._cuts else ["raise"])])),
+                *indented(indented([*cut, *(self._times.unless_late if self._times.cuts else ["raise"])])),
             ]
-        elif self._cuts:
+        elif self._times.cuts:
             lines = [
                 *caught,
                 "except BaseException as error:",
-                *indented([*cut, *self._unless_late, "failure = None"]),
+                *indented([*cut, *self._times.unless_late, "failure = None"]),
             ]
-        elif timed:
+        elif self._times.timed:
             lines = [
                 *caught,
                 "except BaseException:",
-                *indented([*surely(f"set_block({self._outer})", cut), "raise"]),
+                *indented([*surely(self._times.set_back, cut), "raise"]),
             ]
         else:
             lines = caught
@@ -312,44 +223,14 @@ class Body:
         held = [(part.holds, part.in_the_end) for part in self._inner_first if part.lock and part.in_the_end]
         return locked.surely(good, held) if held else good
 
-    @property
-    def _unless_late(self) -> list[str]:
-        return [
-            "is_late = key is not None and cuts.ended(key, cancels, error)",
-            "key = None",
-            "if not is_late: raise",
-        ]
-
-    def _entries(self) -> str:
-        return ", ".join(part.text("($limit, $queue)") for part in reversed(self._timed))
-
-    def _not_late(self) -> list[str]:
-        lines: list[str] = []
-        for part in reversed(self._timed):
-            lines += [
-                part.text("try: del $queue.began[task]"),
-                "except KeyError: task.uncancel()",
-            ]
-        return lines
-
     def _good(self) -> list[str]:
-        lines = self._not_late() if self._timed and self._signature.is_async else []
+        lines = self._times.not_late() if self._times.has_queues else []
         if self._asks:
             return [*lines, *self._good_if_asked()]
-        lines += self._uncut
-        lines += surely(f"set_block({self._outer})", self._release) if self._timed else self._release
+        lines += self._times.uncut
+        lines += surely(self._times.set_back, self._release) if self._times.timed else self._release
         lines += [*self._no_coroutine(self._let_go), *self._settled()]
         return self._surely_back([*lines, "return value"]) if lines else []
-
-    @property
-    def _uncut(self) -> list[str]:
-        if not self._cuts:
-            return []
-        return [
-            "if key is not None:",
-            f"{INDENT}try: del cuts.at[key]",
-            f"{INDENT}except KeyError: key.uncancel()",
-        ]
 
     def _no_coroutine(self, cut: list[str]) -> list[str]:
         if not self._for_coroutine:
@@ -378,19 +259,19 @@ class Body:
     def _good_if_asked(self) -> list[str]:
         """Return what is done with a value that somebody may find bad; then flows take over what is held."""
         cut = [*self._release, *self._let_go]
-        is_timed = bool(self._timed) and self._signature.is_async
+        is_timed = self._times.has_queues
         lines = ["del task"] if is_timed else []
-        lines += or_cut([f"set_block({self._outer})"], cut) if self._timed else []
+        lines += or_cut([self._times.set_back], cut) if self._times.timed else []
         asking = [f"is_good = {' and '.join(self._asks)}"]
         if any(OUTCOME in each for each in self._asks):
             asking.insert(0, f"{OUTCOME} = Outcome(value)")
         otherwise = ["except Exception:", f"{INDENT}is_good = False"]
-        if self._cuts:
+        if self._times.cuts:
             otherwise += ["except BaseException as error:"]
-            otherwise += indented([*cut, *self._unless_late, "is_good = False"])
+            otherwise += indented([*cut, *self._times.unless_late, "is_good = False"])
             cut = []
         lines += [*self._no_coroutine(cut), *or_cut(asking, cut, otherwise)]
-        good = [*self._uncut, *self._release, *self._settled(), "return value"]
+        good = [*self._times.uncut, *self._release, *self._settled(), "return value"]
         lines += ["if is_good:", *indented(self._surely_back(good))]
         return [*lines, *(["at = None"] if is_timed else []), "failure = None"]
 
@@ -413,14 +294,14 @@ class Body:
         tokens = ", ".join(part.token for part in self._parts)
         began = "began" if self._reads_began else "None"
         go_on = f"{self._signature.awaited}replay.origin.{'a' if self._signature.is_async else ''}replayed"
-        at = ", at" if self._timed and self._signature.is_async else ""
+        at = ", at" if self._times.has_queues else ""
         if self._knows_value:
             at = f"{at or ', None'}, value=value"
         deadline = ", deadline=deadline" if self._for_deadline else ""
         lines = [
             "replay = None",
             "try:",
-            *([f"{INDENT}set_block({self._outer})"] if self._timed and not self._signature.is_async else []),
+            *([INDENT + self._times.set_back] if self._times.timed and not self._times.has_queues else []),
             f"{INDENT}replay = Replay({self._signature.plan}, [{tokens}], failure, {began}{at}{deadline})",
             f"{INDENT}if replay.settle():",
             *self._good_after_all,

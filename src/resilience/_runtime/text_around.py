@@ -24,26 +24,21 @@ class BodyAroundStep(Body):
     def _knows_value(self) -> bool:
         return True
 
-    @property
-    def _is_cut_by_queue(self) -> bool:
-        return bool(self._timed) and self._signature.is_async
-
     def _call_made(self) -> list[str]:
         cut = [*self._release, *self._let_go]
-        if self._is_cut_by_queue:
-            entries = f"[{self._entries()}]"
+        if self._times.has_queues:
             clause = [
                 "except BaseException as error:",
                 f"{INDENT}value = None",
-                f"{INDENT}failure, at = end_of_time(task, cancels, error, until, {self._outer}, {entries})",
+                INDENT + self._times.how_it_failed,
                 f"{INDENT}del task",
                 f"{INDENT}if at is None:",
                 *indented(indented([*cut, "raise"])),
             ]
-        elif self._timed:
+        elif self._times.timed:
             clause = [
                 "except BaseException:",
-                *indented([*surely(f"set_block({self._outer})", cut), "raise"]),
+                *indented([*surely(self._times.set_back, cut), "raise"]),
             ]
         elif cut:
             clause = ["except BaseException:", *indented([*cut, "raise"])]
@@ -54,10 +49,10 @@ class BodyAroundStep(Body):
     def _good(self) -> list[str]:
         cut = [*self._release, *self._let_go]
         lines: list[str] = []
-        if self._is_cut_by_queue:
-            lines += [*self._not_late(), "del task"]
-        if self._timed:
-            lines += or_cut([f"set_block({self._outer})"], cut)
+        if self._times.has_queues:
+            lines += [*self._times.not_late(), "del task"]
+        if self._times.timed:
+            lines += or_cut([self._times.set_back], cut)
         good = indented(self._surely_back([*self._release, *self._settled(), "return value"]))
         if self._asks:
             asking = [f"is_good = {' and '.join(self._asks)}"]
@@ -68,4 +63,4 @@ class BodyAroundStep(Body):
             lines += ["if is_good:", *good, "failure = value.outcome.error if type(value) is Ended else None"]
         else:
             lines += ["if type(value) is not Ended:", *good, "failure = value.outcome.error"]
-        return [*lines, *(["at = None"] if self._is_cut_by_queue else [])]
+        return [*lines, *(["at = None"] if self._times.has_queues else [])]

@@ -1,0 +1,165 @@
+"""The lines of a generated function about time: limits of its policies, and the caller's deadline."""
+
+from resilience._runtime.hot import ELSE
+from resilience._runtime.locked import INDENT, indented
+from resilience._runtime.signature import Signature
+from resilience._runtime.text_part import Part
+
+
+class Times:
+    """
+    What the lines of one function say about time.
+
+    Args:
+        signature: That of the function.
+        parts: The policies, the first the outermost.
+        for_deadline: Whether a deadline may be in force.
+        for_trio: Whether a task of trio may call.
+        is_inner: Whether somebody else keeps the deadline.
+
+    Attributes:
+        timed: The policies that bound the time of a call.
+        cuts: Whether the function cuts calls short when the deadline comes.
+
+    """
+
+    def __init__(
+        self, signature: Signature, parts: list[Part], *, for_deadline: bool, for_trio: bool, is_inner: bool
+    ) -> None:
+        self._signature = signature
+        self._for_deadline, self._for_trio = for_deadline, for_trio
+        self.timed = [part for part in parts if part.hot.limit is not None]
+        self.cuts = for_deadline and signature.is_async and not is_inner
+        self._outer = "outer" if for_deadline and self.timed else "None"
+
+    @property
+    def has_queues(self) -> bool:
+        """Whether limits are kept by queues, and not by the policies' own checks between steps."""
+        return bool(self.timed) and self._signature.is_async
+
+    def look_for_deadline(self) -> list[str]:
+        """Find the deadline in force; the slow way has the error for one that is over."""
+        outer = "outer = " if self.timed else ""
+        return [
+            f"{outer}deadline = block()",
+            "if deadline is not None:",
+            f"{INDENT}if type(deadline) is not float: deadline = deadline.until",
+            f"{INDENT}if deadline is not None and deadline <= (began := monotonic()):",
+            f"{INDENT}{INDENT}{self._signature.slow}",
+        ]
+
+    def find_cuts(self) -> list[str]:
+        """Find where the deadline is kept, unless the call that makes this one keeps it already."""
+        if self.timed:
+            loop = self.timed[0].text("$queue.loop")
+            unknown = f"(cuts := loops.cuts).loop is not {loop} and (cuts := loops.of({loop})) is None"
+            found = [
+                f"if {unknown} or task in cuts.at and cuts.at[task] > deadline:",
+                *indented(["del task", self._signature.slow]),
+                "key = None if task in cuts.at else task",
+            ]
+        else:
+            key = "(key := task_of(cuts.loop)) is None"
+            found = ["if in_trio_task():", INDENT + self._signature.slow] if self._for_trio else []
+            found += [
+                f"if (cuts := loops.cuts).runner._thread_id != thread() or {key}:",
+                f"{INDENT}if (cuts := loops.of(running_loop())) is None or {key}:",
+                *indented(indented([self._signature.slow])),
+                "cancels = key.cancelling()",
+                "if key in cuts.at: key = None if cuts.at[key] <= deadline else Nearer(key)",
+            ]
+        none = "key = cuts = None" if self.timed else "key = cuts = cancels = None"
+        found.append("if deadline < cuts.next: cuts.arm(deadline)")
+        return [f"if deadline is None: {none}", f"{ELSE}:", *indented(found)]
+
+    def set_end(self) -> list[str]:
+        """Say when the time of this call is up."""
+        lines = [self._nearest.text("until = began + $settings.duration")]
+        if not self._for_deadline:
+            return lines
+        if self._signature.is_async:
+            for part in self.timed:
+                lines += [
+                    part.text("if deadline is not None and deadline <= began + $settings.duration:"),
+                    part.text(f"{INDENT}if task in ($queue := $queue.outlasted).began:"),
+                    *indented(indented([*self.forget_task, self._signature.slow])),
+                ]
+        return [*lines, "if deadline is not None and deadline < until: until = deadline"]
+
+    @property
+    def _nearest(self) -> Part:
+        """The limit that ends first; of equals, the innermost."""
+        return min(reversed(self.timed), key=lambda part: part.hot.seconds or 0.0)
+
+    def find_queues(self) -> list[str]:
+        """Find the queues of this event loop, and the task that calls."""
+        first, *others = self.timed
+        task = "(task := task_of($queue.loop)) is None"
+        lines = ["if in_trio_task():", INDENT + self._signature.slow] if self._for_trio else []
+        lines += [
+            first.text(f"if ($queue := $limit.queue).runner._thread_id != thread() or {task}:"),
+            INDENT + first.text(f"if ($queue := $limit.queue_of(running_loop())) is None or {task}:"),
+            *indented(indented([self._signature.slow])),
+        ]
+        loop = first.text("$queue.loop")
+        for part in others:
+            lines += [
+                part.text(
+                    f"if ($queue := $limit.queue).loop is not {loop}"
+                    f" and ($queue := $limit.queue_of({loop})) is None:"
+                ),
+                *indented(["del task", self._signature.slow]),
+            ]
+        present = " or ".join(part.text("task in $queue.began") for part in self.timed)
+        lines += [f"if {present}:", *indented(["del task", self._signature.slow])]
+        lines += [part.text("if not $queue.is_armed: $queue.arm()") for part in self.timed]
+        lines.append("cancels = task.cancelling()")
+        return lines
+
+    @property
+    def set_back(self) -> str:
+        """What puts the caller's deadline in place of the function's own."""
+        return f"set_block({self._outer})"
+
+    @property
+    def forget_task(self) -> list[str]:
+        """What comes before anything that leaves the function."""
+        # Before anything is raised: no cycle task -> error -> traceback -> frame -> task.
+        names = [*(["task"] if self.timed else []), *(["key"] if self.cuts else [])]
+        return [f"del {', '.join(names)}"] if names and self._signature.is_async else []
+
+    @property
+    def unless_late(self) -> list[str]:
+        """What goes on with a call only if the deadline has cut it short."""
+        return [
+            "is_late = key is not None and cuts.ended(key, cancels, error)",
+            "key = None",
+            "if not is_late: raise",
+        ]
+
+    @property
+    def how_it_failed(self) -> str:
+        """What finds out whether a limit has cut the call short, and which."""
+        entries = ", ".join(part.text("($limit, $queue)") for part in reversed(self.timed))
+        return f"failure, at = end_of_time(task, cancels, error, until, {self._outer}, [{entries}])"
+
+    def not_late(self) -> list[str]:
+        """Leave the queues; whom one has cut short meanwhile was in time after all."""
+        lines: list[str] = []
+        for part in reversed(self.timed):
+            lines += [
+                part.text("try: del $queue.began[task]"),
+                "except KeyError: task.uncancel()",
+            ]
+        return lines
+
+    @property
+    def uncut(self) -> list[str]:
+        """What leaves the place where the deadline is kept."""
+        if not self.cuts:
+            return []
+        return [
+            "if key is not None:",
+            f"{INDENT}try: del cuts.at[key]",
+            f"{INDENT}except KeyError: key.uncancel()",
+        ]
