@@ -18,8 +18,8 @@ from resilience import (
 from resilience._runtime import compile as compiling
 from resilience._runtime import locked
 from resilience._runtime.admission import Admission
+from resilience._runtime.epoch import epoch
 from resilience._runtime.guards import QuickGuard
-from resilience._runtime.hot import epoch
 from resilience.limits import Aimd, Vegas
 from resilience.testing import FakeClock
 

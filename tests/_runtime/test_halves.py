@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from resilience import ConcurrencyLimiter, Priority, Verdict
 from resilience._runtime import compile as compiling
+from resilience._runtime.epoch import epoch
 from resilience._runtime.gate import Gate
-from resilience._runtime.hot import epoch
 from resilience.limits import Aimd, Vegas
 from resilience.streaming import Halved, Work
 from resilience.testing import FakeClock

@@ -23,7 +23,7 @@ from resilience._runtime.flow import (
     Spawn,
     Waiter,
 )
-from resilience._runtime.hot import outcome_of
+from resilience._runtime.replay import outcome_of
 from resilience._runtime.wrap import cannot_be_awaited
 from resilience.outcome import Outcome
 from resilience.priority import priority_of, priority_scope

@@ -35,7 +35,7 @@ def replace(registry: "dict[str, Budget]") -> "dict[str, Budget]":
 
     Calls that are under way keep the budget that they began with.
     """
-    from resilience._runtime.hot import epoch  # noqa: PLC0415  # so that the front door needs this file alone
+    from resilience._runtime.epoch import epoch  # noqa: PLC0415  # so that the front door needs this file alone
 
     global _by_name
     former, _by_name = _by_name, registry

@@ -19,6 +19,7 @@ from types import CodeType, FunctionType
 from typing import Any, Final
 
 from resilience._runtime import stepping, templates, text
+from resilience._runtime.epoch import epoch
 from resilience._runtime.generated import (
     add_own,
     code_of,
@@ -28,7 +29,6 @@ from resilience._runtime.generated import (
     nobody,
     numbers,
 )
-from resilience._runtime.hot import epoch
 from resilience._runtime.locked import needs_locks
 from resilience._runtime.nesting import Nest, asked
 from resilience._runtime.plan import Plan

@@ -24,7 +24,7 @@ from resilience._runtime.flow import (
     Spawn,
     Waiter,
 )
-from resilience._runtime.hot import outcome_of
+from resilience._runtime.replay import outcome_of
 from resilience.deadline import _innermost as innermost
 from resilience.deadline import bounded, current_deadline, until_of, usage
 from resilience.errors import DeadlineExceededError

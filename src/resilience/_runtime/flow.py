@@ -16,7 +16,7 @@ from resilience.outcome import _PLAIN, CallContext, Outcome
 from resilience.typing import Seconds
 
 if TYPE_CHECKING:
-    from resilience._runtime.hot import Replay
+    from resilience._runtime.replay import Replay
 
 Flow: TypeAlias = Generator["Command", Any, Outcome[Any]]
 Inner: TypeAlias = Callable[["Call"], Flow]

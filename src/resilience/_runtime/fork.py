@@ -10,7 +10,7 @@ import os
 import weakref
 from typing import Protocol
 
-from resilience._runtime.hot import epoch
+from resilience._runtime.epoch import epoch
 
 
 class Follower(Protocol):

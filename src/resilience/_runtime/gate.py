@@ -6,8 +6,9 @@ from resilience import _clock
 from resilience._core.permit import Refusal
 from resilience._runtime import guards
 from resilience._runtime.admission import Acquiring, Admission, Ask, Decision
+from resilience._runtime.epoch import epoch
 from resilience._runtime.flow import PLAIN, Call, Flow, Inner
-from resilience._runtime.hot import Fail, epoch, weakly
+from resilience._runtime.hot import Fail, weakly
 from resilience._runtime.permit import Guard, Hold, Permit, Rejection
 from resilience._runtime.policy import Binding, Judge, Step
 from resilience._runtime.watch import watch

@@ -17,10 +17,11 @@ from typing import Any, Final
 from resilience import _clock
 from resilience._runtime import drive, templates
 from resilience._runtime.flow import PLAIN
-from resilience._runtime.hot import Ended, Hot, Replay, Visible
+from resilience._runtime.hot import Hot, Visible
 from resilience._runtime.locked import needs_locks
 from resilience._runtime.plan import AttemptPlan, Plan
 from resilience._runtime.policy import Policy
+from resilience._runtime.replay import Ended, Replay
 from resilience._runtime.signature import Signature
 from resilience.deadline import _innermost as block
 from resilience.deadline import usage

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilience import _clock
 from resilience._runtime import compile as compiling
-from resilience._runtime.hot import ELSE, Hot, epoch
+from resilience._runtime.epoch import epoch
+from resilience._runtime.hot import ELSE, Hot
 from resilience._runtime.locked import INDENT, needs_locks
 from resilience._runtime.permit import Guard, Permit
 from resilience._runtime.policy import Binding

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from resilience import _clock
 from resilience._runtime import compile as compiler
+from resilience._runtime.epoch import epoch
 from resilience._runtime.gate import Gate
-from resilience._runtime.hot import ELSE, Hot, epoch
+from resilience._runtime.hot import ELSE, Hot
 from resilience._runtime.locked import INDENT, indented, needs_locks
 from resilience._runtime.permit import Permit
 from resilience._runtime.policy import Binding

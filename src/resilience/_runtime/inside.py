@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 from resilience._runtime import drive
 from resilience._runtime.attempt import current_attempt
 from resilience._runtime.flow import Call, Inner
-from resilience._runtime.hot import Ended, Hot
+from resilience._runtime.hot import Hot
+from resilience._runtime.replay import Ended
 from resilience.outcome import CallContext, Outcome
 
 Inside: TypeAlias = tuple[Callable[..., Any], Callable[..., Any]]

@@ -8,8 +8,9 @@ from typing import ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
 from resilience._runtime import compose, fork, wrap
+from resilience._runtime.epoch import epoch
 from resilience._runtime.flow import Call, Flow, Inner
-from resilience._runtime.hot import Hot, epoch
+from resilience._runtime.hot import Hot
 from resilience._runtime.policy import Binding, Policy, Step, checked, hinting, inherited_problems, nest
 from resilience._runtime.watch import watched
 from resilience.errors import ConfigError, ConfigWarning, Problem

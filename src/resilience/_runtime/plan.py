@@ -13,10 +13,12 @@ from typing import Any, ClassVar
 
 from resilience._runtime import drive, wrap
 from resilience._runtime.attempt import attempt_scope, current_attempt, innermost
+from resilience._runtime.epoch import epoch
 from resilience._runtime.flow import PLAIN, Call, Inner
-from resilience._runtime.hot import Again, Ended, Hot, Progress, Replay, Visible, epoch
+from resilience._runtime.hot import Again, Hot, Progress, Visible
 from resilience._runtime.inside import MakeInside, value_or_ended
 from resilience._runtime.policy import Policy
+from resilience._runtime.replay import Ended, Replay
 from resilience.deadline import current_deadline
 from resilience.outcome import Outcome
 

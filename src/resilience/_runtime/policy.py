@@ -14,8 +14,9 @@ from resilience._runtime.arguments import inherited_problems as inherited_proble
 from resilience._runtime.arguments import name_problems as name_problems
 from resilience._runtime.census import Reading
 from resilience._runtime.describe import explained
+from resilience._runtime.epoch import epoch
 from resilience._runtime.flow import Call, Flow, Inner
-from resilience._runtime.hot import Hot, epoch
+from resilience._runtime.hot import Hot
 from resilience._runtime.watch import watch, watched
 from resilience.errors import ConfigError, Problem
 from resilience.outcome import (

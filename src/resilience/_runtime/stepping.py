@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from resilience._runtime import drive
+from resilience._runtime.epoch import epoch
 from resilience._runtime.flow import PLAIN, Call, Flow, Generated, Inner
-from resilience._runtime.hot import Ended, Hot, epoch, outcome_of
+from resilience._runtime.hot import Hot
 from resilience._runtime.policy import Policy, Step
+from resilience._runtime.replay import Ended, outcome_of
 from resilience.deadline import Block, until_of
 from resilience.deadline import _innermost as block
 from resilience.outcome import CallContext, Outcome

@@ -8,8 +8,9 @@ taken away, at any time: flows look here at every call, and generated code is ma
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
+from resilience._runtime.epoch import epoch
 from resilience._runtime.flow import Call, Flow, Inner, leaf
-from resilience._runtime.hot import Hot, epoch
+from resilience._runtime.hot import Hot
 from resilience.outcome import CallContext, Outcome, Verdict
 
 Nested = Callable[[Inner], Inner]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from resilience import _clock
 from resilience._runtime import drive
+from resilience._runtime.epoch import epoch
 from resilience._runtime.flow import PLAIN, Call, Flow, Inner
-from resilience._runtime.hot import epoch
 from resilience.deadline import current_deadline
 from resilience.errors import ConfigError, DeadlineExceededError, Problem
 from resilience.outcome import CallContext, Classifier, Outcome
