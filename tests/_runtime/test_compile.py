@@ -5,12 +5,14 @@ import gc
 import inspect
 import linecache
 import os
+import pickle
 import subprocess
 import sys
 import threading
 import traceback
 import weakref
 from contextlib import suppress
+from fractions import Fraction
 
 import pytest
 from tests.doubles import clock_replaced
@@ -382,6 +384,19 @@ def test_a_plain_function_that_returns_a_coroutine_is_refused_and_holds_nothing(
         pipeline(lambda: later())()
     assert pipeline.policies[3].inflight == 0
     assert pipeline.policies[1]._circuit.good == 0
+
+
+def test_a_function_in_c_may_import_something():
+    pipeline, breaker, said = whole(), CircuitBreaker("by hand"), pickle.dumps(Fraction(1, 2))
+    read = pipeline(pickle.loads)
+    for _ in range(3):  # the first call generates the code that the next ones run
+        assert (
+            read(said)
+            == pipeline.call(pickle.loads, said)
+            == breaker.call(pickle.loads, said)
+            == Fraction(1, 2)
+        )
+    assert breaker._circuit.good == 3
 
 
 def test_an_open_circuit_refuses_and_lets_pass_again():

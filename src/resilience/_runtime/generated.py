@@ -112,6 +112,7 @@ def add_own(signature: Signature, namespace: dict[str, Any]) -> None:
 def names(*, is_async: bool) -> dict[str, Any]:
     """Return what all generated code looks up."""
     found = {
+        "__builtins__": builtins,  # functions in C that import something look for it in the frame that calls
         "block": block.get,
         "CallContext": CallContext,
         "CoroutineType": CoroutineType,
