@@ -84,6 +84,12 @@ def test_strict_syntax_takes_strings_only(header: str) -> None:
         parse_key(header, syntax="strict")
 
 
+@pytest.mark.parametrize("header", ["", " ", '""'])
+def test_an_empty_key_is_refused_for_its_length(header: str) -> None:
+    with pytest.raises(IdempotencyKeyError, match="must have 1 to 255 characters, got 0"):
+        parse_key(header)
+
+
 @pytest.mark.parametrize("key", ["a b", '"a', "a,b"])
 def test_a_key_that_needs_quotes_is_not_sent_without(key: str) -> None:
     with pytest.raises(IdempotencyKeyError):

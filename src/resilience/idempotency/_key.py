@@ -55,7 +55,7 @@ def parse_key(header: str, *, syntax: Syntax = "lenient") -> str:
         return check_key(re.sub(r"\\(.)", r"\1", string[1]))
     if syntax == "strict":
         raise _refused("it must be a string in quotes")
-    if not _PLAIN.fullmatch(text) or "," in text:
+    if text and (not _PLAIN.fullmatch(text) or "," in text):
         raise _refused("it has characters that a key without quotes cannot have")
     return check_key(text)
 
