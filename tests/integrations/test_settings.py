@@ -177,6 +177,20 @@ def test_what_cannot_work_is_listed_once_by_where_it_was_written() -> None:
     assert "default.retry.attempts must be a whole number >= 1 or None, got 0" in found
 
 
+def test_what_is_not_known_hides_nothing_else() -> None:
+    values = {
+        "default": {"retry": {"attempts": 0, "attemps": 3}},
+        "pipelines": {"a": {"total_timout": 2.0, "circuit_breaker": {"failure_ratio": 2}}, "b": {"retry": 3}},
+    }
+    assert [each.partition(" ")[0] for each in problems(values)] == [
+        "default.retry.attemps",
+        "pipelines.a.total_timout",
+        "pipelines.b.retry",
+        "default.retry.attempts",
+        "pipelines.a.circuit_breaker.failure_ratio",
+    ]
+
+
 def test_parts_that_contradict_each_other_are_refused_in_the_words_of_the_file() -> None:
     assert problems({"pipelines": {"a": {"total_timeout": 1.0, "attempt_timeout": 2.0}}}) == [
         "pipelines.a.attempt_timeout must be > 0 and less than the total_timeout of 1 s, got 2.0"

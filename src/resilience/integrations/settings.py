@@ -88,15 +88,15 @@ class Settings:
         self._pipelines = {
             name: _checked(f"pipelines.{name}", given, problems) for name, given in tables.items()
         }
-        if not problems:
-            problems += _tried("default", self._default)
-            said = {(each.setting.rpartition("default.")[2], each.rule) for each in problems}
-            for name, parts in self._pipelines.items():
-                where = f"pipelines.{name}"
-                found = _tried(where, _merged(self._default, parts))
-                problems += [
-                    each for each in found if (each.setting.removeprefix(f"{where}."), each.rule) not in said
-                ]
+        in_default = _tried("default", self._default)
+        problems += in_default
+        said = {(each.setting.removeprefix("default."), each.rule) for each in in_default}
+        for name, parts in self._pipelines.items():
+            where = f"pipelines.{name}"
+            found = _tried(where, _merged(self._default, parts))
+            problems += [
+                each for each in found if (each.setting.removeprefix(f"{where}."), each.rule) not in said
+            ]
         if problems:
             raise ConfigError("settings", problems)
 
@@ -167,17 +167,20 @@ def _strangers(where: str, table: _Table, known: "tuple[str, ...] | list[str]") 
 
 
 def _checked(where: str, given: object, problems: list[Problem]) -> dict[str, Any]:
-    """Return a pipeline's table; what is not known in it joins *problems*."""
+    """Return what is known in a pipeline's table; what is not joins *problems*."""
     table = _table(where, given, problems)
     problems += _strangers(f"{where}.", table, [*_TIMEOUTS, *_PARTS])
-    for name, kind in _PARTS.items():
-        part = table.get(name)
+    found: dict[str, Any] = {name: table[name] for name in _TIMEOUTS if name in table}
+    for name, part in ((name, table[name]) for name in _PARTS if name in table):
         if isinstance(part, Mapping):
-            fields = list(kind.__dataclass_fields__)
-            problems += _strangers(f"{where}.{name}.", cast("_Table", part), fields)
-        elif not (part is None or isinstance(part, bool)):
+            settings, fields = cast("_Table", part), list(_PARTS[name].__dataclass_fields__)
+            problems += _strangers(f"{where}.{name}.", settings, fields)
+            found[name] = {setting: value for setting, value in settings.items() if setting in fields}
+        elif part is None or isinstance(part, bool):
+            found[name] = part
+        else:
             problems.append(Problem(f"{where}.{name}", part, "must be a table, or false to do without"))
-    return table
+    return found
 
 
 def _merged(default: _Table, own: _Table) -> dict[str, Any]:
