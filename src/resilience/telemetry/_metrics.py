@@ -258,7 +258,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     _gauge(
         "resilience.error_budget.burn_rate",
         "1",
-        "Process-local burn rate over a window.",
+        "Process-local burn rate over a window; absent while it is not known.",
         "resilience.slo.window",
         owner=SLO,
         bound=7,
@@ -267,7 +267,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     _gauge(
         "resilience.error_budget.utilization",
         "1",
-        "Process-local fraction of the error budget spent in the window.",
+        "Process-local fraction of the error budget spent in the window; absent while it is not known.",
         "resilience.slo.window",
         owner=SLO,
         bound=7,
