@@ -2,10 +2,11 @@
 
 import sys
 import threading
+from typing import Any
 
 import pytest
 
-from resilience import ConcurrencyLimiter, Keyed
+from resilience import ConcurrencyLimiter, ConfigError, Keyed
 from resilience.events import Event, emit, held_back, listen
 
 
@@ -43,6 +44,15 @@ def test_a_listener_that_fails_breaks_neither_the_call_nor_the_other_listeners()
     for stop in stops:
         stop()
     assert len(heard) == 1
+
+
+async def _later(event: Event) -> None: ...
+
+
+@pytest.mark.parametrize("listener", [None, "print", _later])
+def test_what_cannot_listen_is_refused_since_its_failures_show_nowhere(listener: Any) -> None:
+    with pytest.raises(ConfigError, match="listen: listener must be a plain function of an event"):
+        listen(listener)
 
 
 def test_what_is_no_error_is_not_swallowed() -> None:

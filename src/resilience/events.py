@@ -4,11 +4,14 @@ What policies report on rare edges: a circuit opens, retries are exhausted, a li
 Nothing is built while nobody listens. A listener that raises never breaks the call it watches.
 """
 
+import inspect
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+
+from resilience.errors import ConfigError, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +62,17 @@ def listen(listener: Listener) -> Callable[[], None]:
     Returns:
         A function that ends the subscription; calling it again does nothing.
 
+    Raises:
+        ConfigError: *listener* is no plain function: nobody would ever hear that it fails.
+
     Example:
         >>> seen = []
         >>> stop = listen(seen.append)
         >>> stop()
 
     """
+    if not callable(listener) or inspect.iscoroutinefunction(listener):
+        raise ConfigError("listen", [Problem("listener", listener, "must be a plain function of an event")])
     # A wrapper of its own makes two subscriptions of one function two subscriptions.
     entry: Listener = lambda event: listener(event)  # noqa: PLW0108  # see above
     _listeners.append(entry)
