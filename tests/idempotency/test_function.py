@@ -617,6 +617,11 @@ def test_streams_and_classes_are_refused() -> None:
             guard(bad)
 
 
+def test_the_class_of_a_store_is_no_store() -> None:
+    with pytest.raises(ConfigError, match="store must be a store"):
+        idempotent(store=MemoryStore, key=str)
+
+
 def test_every_wrong_setting_is_listed_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         idempotent(

@@ -266,7 +266,7 @@ class IdempotencyLayer:
 def layer_problems(store: object, cipher: object) -> list[Problem]:
     """Return what is wrong with what a layer is given."""
     problems: list[Problem] = []
-    if not (hasattr(store, "claim") and hasattr(store, "aclaim")):
+    if isinstance(store, type) or not (hasattr(store, "claim") and hasattr(store, "aclaim")):
         problems.append(Problem("store", store, "must be a store: MemoryStore, SQLiteStore ..."))
     if cipher is not None and not isinstance(cipher, Cipher):
         problems.append(Problem("cipher", cipher, "must have encrypt() and decrypt(), or be None"))
