@@ -36,8 +36,8 @@ class JsonCodec:
     """
     Keep a result as JSON: plain values, and dataclasses of plain values where the type is known.
 
-    What JSON does not have is refused, not converted, except that tuples come back as lists where no type
-    says otherwise.
+    What JSON does not have is refused, not converted, except that where no type says otherwise tuples come
+    back as lists, and dataclasses as dictionaries.
 
     Args:
         result: The type of the result, or a function that returns it. Default None: plain JSON.

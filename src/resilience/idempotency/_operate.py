@@ -15,8 +15,8 @@ class KeyInfo:
     Attributes:
         state: ``pending``, ``completed``, ``tombstone`` (done, but the result was not kept) or ``released``.
         epoch: Number of its latest claim.
-        lease_left: Seconds until a pending key may be taken over; 0.0 or less if it may be, None if it is
-            not pending.
+        lease_left: Seconds until a pending key may be taken over; 0.0 or less if it may be, or if it is
+            held for good. None if it is not pending.
         kept_for: Seconds until the record goes.
         size: Bytes of the result in its envelope, or None if there is none.
 
