@@ -21,9 +21,17 @@ from resilience import (
 from resilience._runtime import adrive, drive
 from resilience._runtime import compile as compiling
 from resilience.errors import CircuitOpenError
+from resilience.priority import usage
 from resilience.telemetry import configure
 
 pytestmark = pytest.mark.skipif(not compiling.is_on(), reason="nothing is generated here")
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_said_a_priority(monkeypatch):
+    """Whatever ran before in this process: from the first block on, throttles are driven."""
+    monkeypatch.setattr(usage, "used", False)
+
 
 POLICIES = {
     "breaker": lambda: CircuitBreaker("p"),
