@@ -236,6 +236,16 @@ def test_a_reload_changes_settings_and_keeps_the_state(runtime) -> None:
     assert gate.name == "gate"
 
 
+def test_a_pipeline_cannot_become_a_part_of_itself() -> None:
+    pipeline = Pipeline("p", Tap())
+    for policies in ([pipeline], [Tap(), Pipeline("outer", pipeline)]):
+        with pytest.raises(
+            ConfigError, match=r"must not contain the pipeline itself.*reload\(\*other.policies\)"
+        ):
+            pipeline.reload(*policies)
+    assert pipeline(lambda: 7)() == 7
+
+
 def test_a_reload_adds_and_drops_policies_for_functions_guarded_before(runtime) -> None:
     log: list[str] = []
     pipeline = Pipeline("p", Turnstile("old"))

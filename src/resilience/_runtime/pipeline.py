@@ -270,6 +270,11 @@ class Pipeline(Policy):
         return self._obstacles(settings.policies)
 
     def _obstacles(self, policies: Sequence[object]) -> list[Problem]:
+        if any(_is_within(self, policy) for policy in policies):
+            rule = (
+                "must not contain the pipeline itself: give the policies of another, reload(*other.policies)"
+            )
+            return [Problem("policies", policies, rule)]
         problems = _problems(policies)
         known = [policy for policy in policies if isinstance(policy, Policy)]
         if len(known) == len(policies):
@@ -359,6 +364,13 @@ class _Bound:
 
 def _flat(policies: Iterable[Policy]) -> list[Policy]:
     return [part for policy in policies for part in policy.parts]
+
+
+def _is_within(pipeline: Pipeline, policy: object) -> bool:
+    """Whether *pipeline* is *policy*, or a part of it."""
+    if policy is pipeline:
+        return True
+    return isinstance(policy, Pipeline) and any(_is_within(pipeline, each) for each in policy.policies)
 
 
 def _problems(policies: Sequence[object]) -> list[Problem]:
