@@ -2,9 +2,11 @@
 
 import asyncio
 import warnings
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from types import FunctionType
 from unittest.mock import patch
 
 import pytest
@@ -16,12 +18,16 @@ from resilience import (
     AdaptiveThrottle,
     Cache,
     CircuitBreaker,
+    CircuitOpenError,
+    ConcurrencyLimitedError,
     ConcurrencyLimiter,
     ConfigWarning,
+    DeadlineExceededError,
     Fallback,
     Keyed,
     Outcome,
     Pipeline,
+    RateLimitedError,
     RateLimiter,
     RejectedError,
     Retry,
@@ -202,11 +208,34 @@ def breaker_of_a_key():
     return CircuitBreaker(consecutive_failures=2, rng=Draws())
 
 
+ENDS = {
+    "good",
+    "a classifier must return a Verdict, got None",
+    *(ConnectionError, TimeoutError, Overloaded, KeyboardInterrupt, LookupError, ZeroDivisionError),
+    *(CircuitOpenError, RateLimitedError, ConcurrencyLimitedError, DeadlineExceededError),
+}
+"""All that calls may end in: results, what the function and classifiers and steps raise, and refusals."""
+
+
 class Seen:
-    """What policies see of one schedule."""
+    """
+    What policies see of one schedule.
+
+    Attributes:
+        now: What is seen.
+        clock: The clock.
+        ends: How calls ended, over all schedules: "good", or the type of the error, or the text of one that
+            says what somebody did wrong.
+        attempts: How often the function ran as which attempt, over all schedules.
+        written: Of how many functions there was generated code, and of how many there was none.
+
+    """
 
     now: list
     clock: FakeClock
+    ends: Counter = Counter()
+    attempts: Counter = Counter()
+    written: Counter = Counter()
 
 
 OWN = {
@@ -347,11 +376,12 @@ def history(given_settings, schedule):
         def play():
             outcome = script.pop(0) if script else "good"
             seen.append((current_attempt().attempt, remaining(), clock()))
+            Seen.attempts[current_attempt().attempt] += 1
             clock.advance(SLOW if outcome.startswith("slow") else 0.02)
             if given_settings.get("keeps"):
                 check_deadline()
-            for act in inside[:]:
-                inside.remove(act)
+            acts, inside[:] = inside[:], []
+            for act in acts:
                 act()
             error = OUTCOMES[outcome]
             if error is not None:
@@ -378,10 +408,12 @@ def history(given_settings, schedule):
             try:
                 result = asyncio.run(within[1]()) if is_async else within[0]()
             except BaseException as error:  # whatever it is, it is to be the same
+                Seen.ends[str(error) if type(error) is TypeError else type(error)] += 1
                 seen.append(
                     (type(error).__name__, getattr(error, "__notes__", []), type(error.__context__).__name__)
                 )
             else:
+                Seen.ends["good"] += 1
                 seen.append(result)
 
         for kind, value in schedule:
@@ -459,6 +491,8 @@ def history(given_settings, schedule):
                 for part in dict.fromkeys((own, *own.parts))
                 for reading in part.readings()
             ]
+        if isinstance(guarded, FunctionType):
+            Seen.written["Replay(" in pipeline.source(guarded)] += 1
     return seen
 
 
@@ -504,7 +538,15 @@ def state(retry, breaker, limiter, places, budget):
         ("reconfigure within a call", ["bad"]), ("reset", None), ("call within a call", ["bad"]),
     ],
 )  # fmt: skip
-def test_both_ways_everything_is_the_same(given_settings, schedule):
+@example(  # also where a value is found bad, and a flow goes on
+    {
+        "breaker": {"consecutive_failures": 2}, "attempts": 1, "budget": "none", "burst": 50, "limit": 1,
+        "order": "retry first", "is_async": False, "time": "inner", "judge": "all", "own": "fallback",
+        "place of own": 5,
+    },
+    [("change the time within a call", ["bad value"])],
+)  # fmt: skip
+def play_both_ways(given_settings, schedule):
     with patch.object(locked, "_needs_locks", False):
         generated = history(given_settings, schedule)
     with patch.object(locked, "_needs_locks", True):
@@ -513,6 +555,18 @@ def test_both_ways_everything_is_the_same(given_settings, schedule):
         driven = history(given_settings, schedule)
     assert generated == driven
     assert with_locks == driven
+
+
+def test_both_ways_everything_is_the_same():
+    Seen.ends.clear(), Seen.attempts.clear(), Seen.written.clear()
+    play_both_ways()
+    # Else all that was compared might be one error, of a schedule or a function that does not work.
+    refusals = {CircuitOpenError, RateLimitedError, ConcurrencyLimitedError}
+    assert {"good", ConnectionError, TimeoutError, *refusals} <= set(Seen.ends) <= ENDS
+    assert max(Seen.ends.values()) < 0.8 * Seen.ends.total()
+    assert Seen.ends["good"] > 0.1 * Seen.ends.total()
+    assert Seen.attempts[2] > 0.01 * Seen.attempts.total()
+    assert Seen.written[True] > 0.3 * Seen.written.total()
 
 
 @given(settings, st.lists(steps, max_size=12))

@@ -131,7 +131,7 @@ class Timeout(Policy):
         return Hot(
             names={"settings": settings},
             limit=self,
-            token="'time'",  # noqa: S106  # no secret
+            token="$settings",  # noqa: S106  # no secret
             fail=weakly(self._fail),
         )
 
@@ -169,8 +169,11 @@ class Timeout(Policy):
 
     def _around(self, call: Call, inner: Inner) -> Flow:
         replay = call.replay
-        began = None if replay is None or replay.take(self) is None else replay.began
-        bound = _Bound(self, call.context, began)
+        # A call that began in generated code keeps the settings that it began with.
+        begun_with: TimeoutSettings | None = None if replay is None else replay.take(self)
+        began = None if replay is None or begun_with is None else replay.began
+        settings = begun_with or self._settings
+        bound = _Bound(self, settings.duration, call.context, began)
         if bound.is_over:
             return Outcome(error=DeadlineExceededError("deadline exceeded: not started"))
         if bound.until is None:
@@ -179,7 +182,7 @@ class Timeout(Policy):
         attempt.replay = replay
         outcome: Outcome[Any] | None
         try:
-            if self._settings.thread:
+            if settings.thread:
                 outcome = yield from self._in_thread(attempt, inner, bound.until)
             else:
                 outcome = yield Bound(inner(attempt), bound.until)
@@ -285,9 +288,14 @@ class _Bound:
 
     __slots__ = ("_duration", "_is_callers", "_timeout", "is_over", "until")
 
-    def __init__(self, timeout: Timeout, context: CallContext, began: Seconds | None = None) -> None:
+    def __init__(
+        self,
+        timeout: Timeout,
+        duration: Seconds | DurationOf | None,
+        context: CallContext,
+        began: Seconds | None = None,
+    ) -> None:
         self._timeout = timeout
-        duration = timeout.settings.duration
         if callable(duration):
             duration = checked(duration(context))
         self._duration = duration
@@ -328,7 +336,9 @@ class Guard:
 
         if self._bound is not None:
             raise RuntimeError("a guard is entered once: ask for a new one")
-        self._bound = bound = _Bound(self._timeout, replace(PLAIN, deadline=current_deadline()))
+        self._bound = bound = _Bound(
+            self._timeout, self._timeout.settings.duration, replace(PLAIN, deadline=current_deadline())
+        )
         if bound.is_over:
             raise DeadlineExceededError("deadline exceeded: not started")
         if bound.until is None:
