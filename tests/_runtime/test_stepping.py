@@ -423,6 +423,33 @@ def test_it_sees_the_arguments_as_they_are_given(way, call):
     assert seen == [(("a",), {}), ((), {"sku": "a"})]
 
 
+def test_it_sees_the_arguments_as_they_are_given_also_where_a_reload_has_brought_it(way):
+    seen = []
+
+    def step(call, inner):
+        seen.append((call.args, dict(call.kwargs)))
+        return (yield from inner(call))
+
+    retry = Retry(budget=None)
+    pipeline = Pipeline("p", retry)
+    guarded = pipeline(lambda sku, currency="EUR", *, day=1: (sku, currency, day))
+    assert guarded("a") == ("a", "EUR", 1)
+    pipeline.reload(retry, Around(step))
+    assert [guarded("a"), guarded(sku="a")] == [("a", "EUR", 1)] * 2
+    pipeline.reload(Around(step))
+    assert guarded("a", "USD", day=2) == ("a", "USD", 2)
+    assert seen == [(("a",), {}), ((), {"sku": "a"}), (("a", "USD"), {"day": 2})]
+
+
+def test_a_key_is_made_from_the_arguments_as_they_are_given_also_after_a_reload():
+    retry = Retry(budget=None)
+    pipeline = Pipeline("p", retry)
+    guarded = pipeline(lambda sku, currency="EUR": (sku, currency))
+    guarded("a")
+    pipeline.reload(Cache(ttl=9.0, key=lambda sku: sku), retry)
+    assert guarded("a") == ("a", "EUR")
+
+
 def test_a_reload_that_takes_it_away_within_a_call_makes_no_second_call(way, call):
     calls = []
 

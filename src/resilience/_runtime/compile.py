@@ -49,15 +49,9 @@ def compiled(
 ) -> Callable[..., Any] | None:
     """Return a generated function that does as *slow* does, or None where none can be made."""
     # What says of itself that it takes other arguments than it does cannot be written out.
-    if not is_on() or hasattr(fn, "__signature__"):
-        return None
-    hots = policy.hots(Binding(name))
-    if hots is None:
+    if not is_on() or hasattr(fn, "__signature__") or policy.hots(Binding(name)) is None:
         return None
     signature = templates.signature_of(fn, name, is_async=is_async)
-    if signature is not None and any(hot.step is not None for _, hot in hots):
-        # What a step sees, and a key is made from, is what was given.
-        signature = templates.as_given(name.rpartition(".")[2], is_async=is_async)
     return None if signature is None else Wrapper(policy, fn, name, slow, signature).function()
 
 
@@ -99,7 +93,9 @@ class Wrapper:
         self._namespace["first"] = self._afirst if is_async else self._first
         self._namespace["wrapper"] = self
         self._guarded: Callable[[], FunctionType | None] = nobody  # until there is one
-        self._stub = templates.stub(signature)
+        # What a step sees, and a key is made from, is what was given; a reload may bring one at any time.
+        self._as_given = templates.as_given(name.rpartition(".")[2], is_async=is_async)
+        self._stub = templates.stub(self._as_given)
         self._made = (-1, self._stub)
 
     def function(self) -> FunctionType:
@@ -108,9 +104,9 @@ class Wrapper:
         add_own(self._signature, namespace)
         code = self._stub
         if self._hands_on:
-            code = templates.handing_on(self._signature)
+            code = templates.handing_on(self._as_given)
             present = FunctionType(self._stub, namespace)
-            namespace = {"__name__": namespace["__name__"], "wrapper": self, self._present: present}
+            namespace = {"__name__": namespace["__name__"], "wrapper": self, "present": present}
         by_position, by_keyword = templates.defaults_of(self._fn)
         guarded = FunctionType(code, namespace, None, by_position)
         guarded.__kwdefaults__ = by_keyword
@@ -123,17 +119,12 @@ class Wrapper:
         if filename is not None:
             forget(filename, None)
 
-    @property
-    def _present(self) -> str:
-        """What the function that calls are handed on to is called."""
-        return self._signature.own("present")
-
     def _running(self) -> FunctionType | None:
         """Return the function that has the present code, or None if nobody needs it any more."""
         guarded = self._guarded()
         if guarded is None or not self._hands_on:
             return guarded
-        present: FunctionType = guarded.__globals__[self._present]
+        present: FunctionType = guarded.__globals__["present"]
         return present
 
     def _put(self, code: CodeType) -> None:
@@ -142,7 +133,9 @@ class Wrapper:
         if guarded is None or running is None:
             return
         if self._hands_on:
-            guarded.__globals__[self._present] = FunctionType(code, running.__globals__)
+            present = FunctionType(code, running.__globals__, None, guarded.__defaults__)
+            present.__kwdefaults__ = guarded.__kwdefaults__
+            guarded.__globals__["present"] = present
         else:
             guarded.__code__ = code
 
@@ -194,8 +187,9 @@ class Wrapper:
         hots = self._policy.hots(Binding(self._name))
         if hots is None or has_fake_timers(hots, is_async=self._signature.is_async):
             return self._plain(made_in)
-        made = Nest(self._policy, self._name, self._fn, self._signature, made_in)
         around, part, _ = stepping.parted(hots)
+        signature = self._signature if part is None else self._as_given
+        made = Nest(self._policy, self._name, self._fn, signature, made_in)
         step = None if part is None else made.step(hots)
         if part is not None and step is None:  # it is gone, and so are these statements
             return self._plain(made_in)
@@ -211,11 +205,11 @@ class Wrapper:
             wrapper = own()
             return None if wrapper is None else wrapper._running()
 
-        code = code_of(self._signature, plan, namespace, self._filename, home, looks=self._looks, step=step)
+        code = code_of(signature, plan, namespace, self._filename, home, looks=self._looks, step=step)
         return made_in, code
 
     def _plain(self, made_in: int) -> tuple[int, CodeType]:
-        source = text.plain(self._signature)
+        source = text.plain(self._as_given)
         linecache.cache[self._filename] = (len(source), None, templates.lines(source), self._filename)
         self._inside = []
         return made_in, templates.template(source, frozenset()).filled({}, self._filename)
