@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 
+from resilience import ConcurrencyLimiter
 from resilience.errors import ConfigError
 from resilience.limits import Aimd, Gradient2, Headroom, Vegas
 
@@ -64,6 +65,25 @@ def test_limits_of_one_kind_and_equal_settings_are_equal_whatever_they_learnt(ki
     assert hash(learnt) == hash(anew)
     others = [each(initial=8) for each in (Aimd, Gradient2, Vegas) if each is not kind]
     assert learnt not in [kind(initial=9), kind(initial=8, window=2.0), *others, 8]
+
+
+@pytest.mark.parametrize("kind", [Aimd, Gradient2, Vegas])
+def test_a_limit_of_a_subclass_which_may_have_settings_of_its_own_equals_itself_alone(kind):
+    class OfATenant(kind):
+        def __init__(self, tenant, **settings):
+            super().__init__(**settings)
+            self.tenant = tenant
+
+    class WithoutSettings(kind):
+        def __init__(self):
+            pass
+
+    first, second = OfATenant("a"), OfATenant("b")
+    assert first == first
+    assert second not in {first, WithoutSettings()}
+    limiter = ConcurrencyLimiter(limit=first)
+    limiter.reconfigure(limit=second)
+    assert limiter.settings.limit is second
 
 
 @pytest.mark.parametrize("kind", [Aimd, Gradient2, Vegas])

@@ -8,7 +8,8 @@ class Given:
     Something that learns, and that equals another one of its type which was given the same settings.
 
     What either has learnt does not matter: whoever finds one given anew that equals the present one may keep
-    the present one, with what it knows. A subclass sets `_given` when it is made.
+    the present one, with what it knows. A direct subclass sets `_given` when it is made. One of a subclass of
+    that, which may have settings and rules of its own, equals itself alone.
     """
 
     __slots__ = ("_given",)
@@ -16,7 +17,9 @@ class Given:
     _given: tuple[Any, ...]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Given) and type(other) is type(self) and other._given == self._given
+        if not isinstance(other, Given) or type(other) is not type(self) or Given not in type(self).__bases__:
+            return other is self
+        return other._given == self._given
 
     def __hash__(self) -> int:
-        return hash((type(self), self._given))
+        return hash((type(self), self._given)) if Given in type(self).__bases__ else object.__hash__(self)
