@@ -139,6 +139,46 @@ def test_work_in_the_background_has_no_deadline(async_runtime):
     assert seen == [None, "done"]
 
 
+@pytest.mark.parametrize("forwards", ["at once", "when awaited"])
+def test_work_in_the_background_has_no_deadline_of_any_layer(async_runtime, forwards):
+    seen = []
+
+    async def app(scope, receive, send):
+        await answer(send)
+        seen.append(remaining())
+
+    def between(app):
+        async def layer(scope, receive, send):
+            async def forward(message):
+                await send(message)
+
+            await app(scope, receive, send if forwards == "at once" else forward)
+
+        return layer
+
+    three = between(DeadlineMiddleware(between(DeadlineMiddleware(app))))
+    assert late(async_runtime, three).status == 200
+    assert seen == [None]
+
+
+def test_a_layer_that_answers_on_lets_what_is_inside_it_keep_its_deadline(async_runtime):
+    seen = []
+
+    async def app(scope, receive, send):
+        await answer(send)
+        seen.append(remaining())
+
+    async def layer(scope, receive, send):
+        async def forward(message):
+            await send({**message, "more_body": message["type"] == "http.response.body"})
+
+        await DeadlineMiddleware(app)(scope, receive, forward)
+        await send({"type": "http.response.body", "body": b""})
+
+    assert late(async_runtime, layer).status == 200
+    assert seen[0] is not None
+
+
 def test_an_application_that_will_not_be_cancelled_may_still_answer(async_runtime):
     async def app(scope, receive, send):
         try:

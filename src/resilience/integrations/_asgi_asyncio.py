@@ -63,8 +63,20 @@ class Timed(bounded):
             self.has_ended = True
             outer = self.outer
             self.until = outer.until if isinstance(outer, bounded) else outer
+            if (inside := block.get()) is not self:
+                self._let_go(inside)
         forward = self.forward
         return forward(message)
+
+    def _let_go(self, inside: object) -> None:
+        """Let those whose answers are complete, from *inside* outwards, have no deadline of this request."""
+        ended: list[Timed] = []
+        while isinstance(inside, Timed) and inside.has_ended and inside is not self:
+            ended.append(inside)
+            inside = inside.outer
+        if inside is self:
+            for each in ended:
+                each.until = self.until
 
     def end(self, cuts: Cuts, error: BaseException | None) -> bool:
         """Leave the block, which ended with *error*; return whether that was our doing."""
