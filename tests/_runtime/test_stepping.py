@@ -513,6 +513,14 @@ def test_a_flow_that_returns_no_outcome_is_told_so():
         Pipeline("p", Retry(), Around(step))(lambda: 7)()
 
 
+@pytest.mark.parametrize("answer", [None, Outcome(7)])
+def test_a_step_that_is_no_generator_function_is_told_so(call, answer):
+    places = ConcurrencyLimiter(limit=1)
+    with pytest.raises(TypeError, match="a step must be a generator function"):
+        call(Pipeline("p", places, Around(lambda call, inner: answer), Retry()), lambda: 7)
+    assert places.inflight == 0
+
+
 def test_what_it_disposes_of_when_cut_short_is_no_obstacle():
     def step(call, inner):
         try:

@@ -124,7 +124,7 @@ def run_of(
                 reply = drive.result(flow, reply, resume)
             return _ended(reply)
         except BaseException:
-            flow.close()  # interrupted between two steps, it still gives back what it holds
+            _close(flow)
             raise
         finally:
             del reply  # no cycle: frame -> error -> traceback -> frame
@@ -155,12 +155,20 @@ def run_of(
                 reply = await adrive.result(flow, None, reply, resume)
             return _ended(reply)
         except BaseException:
-            flow.close()
+            _close(flow)
             raise
         finally:
             del reply
 
     return astepped
+
+
+def _close(flow: Flow) -> None:
+    """Let *flow*, interrupted between two steps, give back what it still holds."""
+    if not hasattr(flow, "close"):
+        msg = f"a step must be a generator function, and not return {flow!r} at once"
+        raise TypeError(msg) from None
+    flow.close()
 
 
 def _ended(outcome: Outcome[Any]) -> Any:
