@@ -24,6 +24,7 @@ from resilience._runtime import compile as compiling
 from resilience._runtime import drive, locked
 from resilience._runtime.watch import watch
 from resilience.limits import Aimd
+from resilience.priority import usage as priorities
 from resilience.telemetry._calls import CallCounts
 from resilience.telemetry._watcher import Watcher
 from resilience.testing import FakeClock
@@ -33,8 +34,9 @@ pytestmark = pytest.mark.skipif(not compiling.is_on(), reason="nothing is genera
 
 @pytest.fixture(autouse=True)
 def locks(monkeypatch):
-    """Generated code takes locks, whatever the build."""
+    """Generated code takes locks, whatever the build; nobody has said a priority, whatever ran before."""
     monkeypatch.setattr(locked, "_needs_locks", True)
+    monkeypatch.setattr(priorities, "used", False)  # from the first block on, throttles are driven
 
 
 def is_free(lock):
