@@ -23,7 +23,7 @@ from resilience import current_attempt
 from resilience._runtime import fork
 from resilience._runtime.pipeline import Pipeline
 from resilience.backoff import LONGEST, constant, exponential, full_jitter, linear, sequence
-from resilience.deadline import deadline
+from resilience.deadline import deadline, usage
 from resilience.errors import (
     CircuitOpenError,
     ConfigError,
@@ -1911,3 +1911,37 @@ def test_what_has_no_random_method_is_refused_with_every_other_problem(wrong):
     assert [problem.setting for problem in caught.value.problems] == ["name", "attempts", "rng"]
     with pytest.raises(ConfigError, match="Retry: rng must have"):
         Retry(rng=wrong)
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+def test_further_attempts_are_timed_only_where_deadlines_are_in_use(monkeypatch, is_used: bool) -> None:
+    monkeypatch.setattr(usage, "used", is_used)
+    retry = Retry(attempts=2, backoff=constant(0.0), budget=None)
+    failures = itertools.cycle([True, False])
+
+    @retry
+    def fetch() -> int:
+        if next(failures):
+            raise ConnectionError
+        return 7
+
+    assert [fetch() for _ in range(9)] == [7] * 9
+    assert (retry._durations.median() is not None) == is_used
+
+
+def test_a_deadline_that_comes_into_use_within_an_attempt_leaves_that_one_untimed(monkeypatch) -> None:
+    monkeypatch.setattr(usage, "used", False)
+    retry = Retry(attempts=2, backoff=constant(0.0), budget=None)
+    calls: list[int] = []
+
+    @retry
+    def fetch() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionError
+        with deadline(5.0):
+            return 7
+
+    assert fetch() == 7
+    assert usage.used
+    assert len(retry._durations._values) == 0

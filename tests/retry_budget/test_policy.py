@@ -187,6 +187,14 @@ def test_what_is_passed_on_pays_for_no_timeout_that_costs_more(clock: Hand) -> N
     assert budget.try_withdraw()
 
 
+def test_what_was_never_taken_is_not_passed_on(clock: Hand) -> None:
+    budget = RetryBudget.ratio(1.0, min_per_second=0.0)
+    budget.deposit()
+    assert budget.try_withdraw()
+    budget.finish(good=True, charges=1000)
+    assert [budget.try_withdraw() for _ in range(3)] == [1, 0, 0]
+
+
 def test_what_is_passed_on_ends_with_the_time_of_its_deposit(clock: Hand) -> None:
     budget = RetryBudget.ratio(1.0, min_per_second=0.0, ttl=10.0)
     budget.deposit()

@@ -194,8 +194,9 @@ class Wrapper:
         if part is not None and step is None:  # it is gone, and so are these statements
             return self._plain(made_in)
         self._inside = made.files
-        # Where a deadline is in force, a flow knows whether the function was started.
-        for_deadline = knows_deadlines(is_async=self._signature.is_async) and not made.leaves_deadlines(part)
+        is_async = self._signature.is_async
+        # Around a step a task under a deadline goes the slow way: a flow knows whether it was started.
+        for_deadline = knows_deadlines(is_async=is_async) and not (is_async and part is not None)
         around = asked(around, for_deadline=for_deadline)
         flow = self._policy.flow_for(self._name)
         plan = Plan(around, flow, self._fn, self._slow, made_in, made.attempts, part)

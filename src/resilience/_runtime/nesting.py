@@ -48,10 +48,6 @@ class Nest:
         self._made_in = made_in
         self.files: list[str] = []
 
-    def leaves_deadlines(self, part: Policy | None) -> bool:
-        """Whether calls under a deadline go the slow way, since *part* has no statements."""
-        return part is not None and self._signature.is_async
-
     def attempts(self, part: Policy, hots: list[tuple[Policy, Hot]], made_in: int) -> Inside | None:
         """Return what is inside *part*, which calls again: *hots*; None if it is gone."""
         flow = self._policy._flow_inside(part, Binding(self._name), leaf)

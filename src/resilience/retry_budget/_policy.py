@@ -305,7 +305,11 @@ class RetryBudget:
         if charges.__class__ is not int or charges < 0:
             _require_charges(charges)
         if good and self._takes_back:
-            self._returned += charges
+            if NEEDS_LOCKS:
+                with self._lock:
+                    self._returned += charges
+            else:
+                self._returned += charges
             return
         now = _clock.monotonic()
         with self._lock:

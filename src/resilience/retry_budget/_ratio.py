@@ -148,9 +148,15 @@ class RatioBudget:
         self._floor = min(self._reserve, self._floor + due)
 
     def pass_on(self, charges: int, verdict: Verdict, now: Seconds) -> int:
-        cost = self._settings.cost
-        # At least once in a slice it is a question, so that deposits find their slices.
-        if verdict is not _BAD or charges < cost or now >= self._end:
+        cost, last = self._settings.cost, self._spent % SLICES
+        # At least once in a slice it is a question, so that deposits find their slices. And only what was
+        # spent there is passed on: what was never taken cannot be given back.
+        if (
+            verdict is not _BAD
+            or charges < cost
+            or now >= self._end
+            or charges * TOKEN > self._made[last] - self._left[last]
+        ):
             return 0
         self.granted += 1
         self.refunded += cost
