@@ -11,7 +11,6 @@ from inspect import isawaitable
 from types import FunctionType
 from typing import Any, Final
 
-from resilience import _clock
 from resilience._runtime import compile as compiling
 from resilience._runtime import templates, wrap
 from resilience._runtime.flow import Call, Flow
@@ -39,7 +38,6 @@ def generated(policy: Policy, name: str, *, is_async: bool) -> Callable[..., Any
         **names(is_async=is_async),
         "__name__": __name__,
         "awaitable": _awaitable,
-        "monotonic": _clock.monotonic,
         "plan": _planning(hots, policy, name, slow),
         "slow": slow,
     }

@@ -55,7 +55,6 @@ def code_of(
     The *namespace* gets what it looks up. *home* returns the function which that belongs to, as long as there
     is one: once nobody runs the code any more, what is its alone is taken away there.
     """
-    namespace[signature.own("monotonic")] = _clock.monotonic
     hots = list(zip(plan.policies, plan.hots, strict=True))
     source, objects = written_out(
         signature,
@@ -160,6 +159,8 @@ def written_out(
     trio = sys.modules.get("trio")
     if trio is not None:
         namespace[signature.own("in_trio_task")] = trio.lowlevel.in_trio_task
+    clock, names_of_clock = _clock.reading()
+    namespace |= {signature.own(name): value for name, value in names_of_clock.items()}
     source = templates.source(
         signature,
         shapes,
@@ -170,6 +171,7 @@ def written_out(
         is_inner=is_inner,
         has_step=has_step,
         is_locked=needs_locks(),
+        clock=clock,
     )
     objects: dict[str, object] = {}
     for place, hot in enumerate(shapes, 1):

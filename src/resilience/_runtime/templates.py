@@ -161,6 +161,7 @@ def source(
     *,
     is_locked: bool = False,
     has_step: bool = False,
+    clock: str,
     **flags: bool,
 ) -> str:
     """
@@ -168,11 +169,11 @@ def source(
 
     With *has_step* there is a policy without statements inside those of *hots*.
     """
-    key = (signature.head, is_locked, has_step, *flags.values(), *[hot.shape for hot in hots])
+    key = (signature.head, is_locked, has_step, clock, *flags.values(), *[hot.shape for hot in hots])
     known = _sources.get(key)
     if known is None:
         parts = [Part(hot, place, is_locked=is_locked) for place, hot in enumerate(hots, 1)]
-        known = text.hot(signature, parts, make=BodyAroundStep if has_step else None, **flags)
+        known = text.hot(signature, parts, make=BodyAroundStep if has_step else None, clock=clock, **flags)
         if len(_sources) < MOST_TEMPLATES:
             _sources[key] = known
     return known

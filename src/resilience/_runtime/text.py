@@ -35,6 +35,7 @@ def hot(
     for_coroutine: bool,
     for_trio: bool,
     for_fake: bool,
+    clock: str,
     is_inner: bool = False,
     make: "type[Body] | None" = None,
 ) -> str:
@@ -48,6 +49,7 @@ def hot(
         for_coroutine: Whether to look, once, whether a plain function returns a coroutine.
         for_trio: Whether to look whether a task of trio calls, which an event loop of asyncio may run, too.
         for_fake: Whether nobody but a flow can keep a deadline, such as when time is not real.
+        clock: Reads the clock.
         is_inner: Whether it is called by a policy around all *parts*: then it returns how the call failed, so
             that an error which is raised is one of the policies. Somebody else keeps the deadline in force.
         make: Makes the lines, if not `Body` does.
@@ -67,7 +69,7 @@ def hot(
     lines = body.lines()
     if for_deadline and for_fake:
         lines = ["if block() is not None:", INDENT + signature.slow, *lines]
-    return signature.text(lines)
+    return signature.text([line.replace(CLOCK, clock) for line in lines])
 
 
 class Body:
@@ -320,6 +322,9 @@ class Body:
 
 
 _BEGAN: Final = "began = monotonic()"
+
+CLOCK: Final = "monotonic()"
+"""How statements read the clock, whatever may stand for it in the end."""
 
 
 def surely(first: str, then: list[str]) -> list[str]:
