@@ -21,7 +21,8 @@ for, admission is ramping up, or the window is *poised*: it holds enough bad res
 only lacks throughput. It is hidden, too, until the first call of a generation asks.
 
 In a window of calls only bad and slow results have a place, so that a good one is a bare increment
-there as well, and its ``bucket_end`` is never reached.
+there as well. Its ``bucket_end`` is never reached: `Automaton.is_watched` says what the infinite past
+does, and there is no clock to read.
 """
 
 import math
@@ -67,6 +68,7 @@ class Automaton:
         cell: Where generated code counts good results, or None if each call has to ask.
         bucket_end: Instant from which `rotate` comes before counting.
         cause: What was known when a result last opened the circuit; None once it closed.
+        is_watched: Whether calls under way come to `rotate` at any time.
         history: The changes of state.
         pending: The break under way, while its length is still to be asked for; else None.
         rejected: Calls refused.
@@ -99,6 +101,7 @@ class Automaton:
         "generation",
         "history",
         "ignored",
+        "is_watched",
         "pending",
         "probed",
         "rejected",
@@ -128,6 +131,7 @@ class Automaton:
         self.pending: _breaks.Pending | None = None
         self._zero()
         self.bucket_end: Seconds = -math.inf
+        self.is_watched = True
         self.cell: Cell | None = None
         self._tune_now(now)
 
@@ -301,11 +305,14 @@ class Automaton:
             or is_poised(self.settings, total, bad)
         )
         if hidden:
-            self.bucket_end = -math.inf  # first, for calls under way that look without a lock
+            self.bucket_end, self.is_watched = (
+                -math.inf,
+                True,
+            )  # first, for calls under way that look without a lock
             self.cell = None
         else:
             self._spare = spare(self.settings, total, bad, self._row.length(self._window.cell))
-            self.bucket_end = self._window.end
+            self.bucket_end, self.is_watched = self._window.end, False
             self.cell = self._window.cell
 
     def _tune_now(self, now: Seconds) -> None:
@@ -405,7 +412,7 @@ class Automaton:
         """
         self.cell = None
         self._spare = 0
-        self.bucket_end = math.inf  # late good results need no attention
+        self.bucket_end, self.is_watched = math.inf, False  # late good results need no attention
         self._round.drop()
         self._ramp.end()
         self._retire_cell()

@@ -10,15 +10,14 @@ from resilience.errors import RejectedError
 
 def hot(policy: Policy, circuit: Circuit, refuse: Callable[[], RejectedError | None], fail: Fail) -> Hot:
     """Return the statements for *circuit*, which *policy* guards."""
-    # The bucket of a window of calls has no end; hidden from those under way, it lies in the infinite past.
     counts_calls = circuit.settings.sampling_calls is not None
-    end = "0.0 > $circuit.bucket_end" if counts_calls else "now >= $circuit.bucket_end"
+    matters = "$circuit.is_watched" if counts_calls else "now >= $circuit.bucket_end"
     instant = "monotonic()" if counts_calls else "now"
     return Hot(
         names={"breaker": policy, "circuit": circuit},
         lock="$breaker._lock",
         unless=("($cell := $circuit.cell) is None",),
-        good=(Unlocked(f"if {end}: $breaker._rotate({instant}, $cell)"), "$cell.good += 1.0"),
+        good=(Unlocked(f"if {matters}: $breaker._rotate({instant}, $cell)"), "$cell.good += 1.0"),
         let_go=("$circuit.cancelled += 1",),
         token="$cell",  # noqa: S106  # no secret
         refuse=refuse,

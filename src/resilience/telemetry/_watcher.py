@@ -233,6 +233,8 @@ def attempts(label: str, tracer: Tracer) -> Inner:
 def note(policy: str, details: Callable[[], Mapping[str, str]]) -> None:
     """Tell the span in progress, if it is recording, what went wrong at *policy*; else ask no *details*."""
     try:
+        if not otel_context.get_current():  # sooner than to ask for the span: refusals come here
+            return
         span = trace.get_current_span()
         if span.is_recording():
             span.set_attribute(NAME, labels.label(policy))
