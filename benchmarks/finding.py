@@ -15,7 +15,6 @@ class Finding:
         at_most: The most that it may be; None if it is only reported.
         margin: By which share of that it may lie above it.
         detail: Where the figure was found, of several places.
-        held: What continuous integration holds it to while *at_most* is missed: what was reached.
 
     """
 
@@ -25,7 +24,6 @@ class Finding:
     at_most: float | None = None
     margin: float = 0.0
     detail: str = ""
-    held: float | None = None
 
     @property
     def verdict(self) -> str:

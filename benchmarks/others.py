@@ -21,8 +21,8 @@ TASKS = 1000
 CALLS_PER_TASK = 20
 
 
-def found(*, is_short: bool = False, margin: float = 0.0, held: bool = False) -> list[Finding]:
-    """Return every finding; if *held*, against what was reached where that is more than the bound."""
+def found(*, is_short: bool = False, margin: float = 0.0) -> list[Finding]:
+    """Return every finding."""
     findings = [
         *threads(20_000 if is_short else 100_000, rounds=3 if is_short else 7),
         *tasks(rounds=3 if is_short else 11),
@@ -31,10 +31,7 @@ def found(*, is_short: bool = False, margin: float = 0.0, held: bool = False) ->
         *allocations(),
         *importing(10 if is_short else 20),
     ]
-    return [
-        replace(each, margin=margin, at_most=(each.held if held else None) or each.at_most)
-        for each in findings
-    ]
+    return [replace(each, margin=margin) for each in findings]
 
 
 def table(findings: Sequence[Finding]) -> Table:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from benchmarks import by_hand as hand
 from benchmarks.measuring import (
     BLOCK,
     BY_HAND,
@@ -38,6 +39,7 @@ from resilience import (
 PLENTY = 1_000_000_000
 SYNC, ASYNCIO = COLOURS = "sync", "asyncio"
 STRICTLY = "{}, strictly"
+WRITTEN = "{}, by hand"
 NEW = sys.version_info >= (3, 13)
 
 
@@ -81,8 +83,7 @@ class Row:
         scope: Makes the block in which it is measured, apart from the others; None to be with them.
         is_late: Whether it brings deadlines into use, from which on all code looks for one: it is measured
             after those that do not.
-        held: What continuous integration holds it to while its gate is missed: what was reached, sync and
-            asyncio.
+        written: Makes what the loop calls from the function and the colour: the same job, written by hand.
 
     """
 
@@ -96,14 +97,10 @@ class Row:
     statement: str | None = None
     scope: Callable[[], AbstractContextManager[Any]] | None = None
     is_late: bool = False
-    held: tuple[float | None, float | None] = (None, None)
+    written: Callable[[Any, str], Any] | None = None
 
     def gate(self, colour: str) -> float | None:
         return self.sync if colour == SYNC else self.asyncio
-
-    def bound(self, colour: str) -> float | None:
-        """Return what continuous integration asks: the gate, or what was reached where that is more."""
-        return self.held[0 if colour == SYNC else 1] or self.gate(colour)
 
     def subject(self, colour: str) -> Subject:
         ending = self.ending or GOOD
@@ -116,6 +113,12 @@ class Row:
             statement=self.statement or ending.statement,
             reference_statement=ending.bare_statement,
         )
+
+    def written_subject(self, colour: str) -> Subject:
+        """Return the same job, written by hand."""
+        assert self.written is not None
+        subject = self.subject(colour)
+        return replace(subject, name=WRITTEN.format(self.name), f=self.written(subject.fn, colour))
 
     def strict_subject(self, colour: str) -> Subject:
         """Return the same, compared with a closure whose function succeeds."""
@@ -288,18 +291,46 @@ def guard(policy, fn, colour):
     return policy.guard
 
 
+def written(*jobs):
+    wrap = hand.guarded(*jobs)
+    return lambda fn, colour: wrap(fn, is_async=colour == ASYNCIO)
+
+
+def guard_written(_fn, _colour):
+    return hand.Places().guard
+
+
 ROWS = (
-    Row("disabled policy: Timeout(None)", partial(Timeout, None), 0.45, 0.75),
+    Row("disabled policy: Timeout(None)", partial(Timeout, None), 0.45, 0.75, written=written()),
     Row("disabled breaker, which goes on counting", disabled),
-    Row("retry with budget", Retry, 0.60, 0.85),
-    Row("concurrency limiter", concurrency_limiter, 0.95, 1.10),
-    Row("rate limiter", rate_limiter, 1.25, 1.25, held=(1.6, 1.4)),
-    Row("breaker, count window", partial(CircuitBreaker, sampling_calls=100), 0.80, 0.90),
-    Row("breaker, time window", CircuitBreaker, 1.30, 1.25),
-    Row("call metrics", nothing, 2.1, 1.7, scope=call_metrics),
-    Row("breaker, rate limiter, retry", three, 2.3, colours=(SYNC,), held=(2.6, None)),
-    Row("whole pipeline", whole, 3.4 if NEW else 3.0, 2.2, scope=call_metrics, held=(3.7, 2.4)),
-    Row("timeout", partial(Timeout, 10.0), asyncio=2.6, colours=(ASYNCIO,), is_late=True, held=(None, 3.8)),
+    Row("retry with budget", Retry, 0.60, 0.85, written=written(hand.RETRY)),
+    Row("concurrency limiter", concurrency_limiter, 0.95, 1.10, written=written(hand.CONCURRENCY)),
+    Row("rate limiter", rate_limiter, 1.25, 1.25, written=written(hand.RATE)),
+    Row(
+        "breaker, count window",
+        partial(CircuitBreaker, sampling_calls=100),
+        0.80,
+        0.90,
+        written=written(hand.BREAKER),
+    ),
+    Row("breaker, time window", CircuitBreaker, 1.30, 1.25, written=written(hand.TIMED_BREAKER)),
+    Row("call metrics", nothing, 2.1, 1.7, scope=call_metrics, written=written(hand.METRICS_ALONE)),
+    Row(
+        "breaker, rate limiter, retry",
+        three,
+        2.3,
+        colours=(SYNC,),
+        written=written(hand.RETRY, hand.TIMED_BREAKER, hand.RATE),
+    ),
+    Row(
+        "whole pipeline",
+        whole,
+        3.4 if NEW else 3.0,
+        2.2,
+        scope=call_metrics,
+        written=written(hand.METRICS, hand.RETRY, hand.TIMED_BREAKER, hand.RATE, hand.CONCURRENCY),
+    ),
+    Row("timeout", partial(Timeout, 10.0), asyncio=2.6, colours=(ASYNCIO,), is_late=True),
     Row(
         "whole pipeline, timeout",
         whole_in_time,
@@ -307,9 +338,16 @@ ROWS = (
         colours=(ASYNCIO,),
         scope=call_metrics,
         is_late=True,
-        held=(None, 4.9),
     ),
-    Row("with policy.guard()", concurrency_limiter, 3.3, 3.3, use=guard, statement=BLOCK, held=(4.1, None)),
+    Row(
+        "with policy.guard()",
+        concurrency_limiter,
+        3.3,
+        3.3,
+        use=guard,
+        statement=BLOCK,
+        written=guard_written,
+    ),
     Row("with breaker.guard()", CircuitBreaker, 5, 3.5, use=guard, statement=BLOCK),
     Row("with rate_limiter.guard()", rate_limiter, 6, 5, use=guard, statement=BLOCK),
     Row("refusal, open breaker", opened, 5, 5, ending=REFUSED),

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks import gates, peers
+from benchmarks import by_hand, gates, peers
 from benchmarks.finding import Finding
 from benchmarks.measuring import CALL, Figure, Subject, aempty, ameasure, answer, empty, measure
 from benchmarks.report import PAGE, Table, write
@@ -59,6 +59,34 @@ def figure(ratio):
 def test_a_gate_is_missed_by_what_lies_above_it_and_its_margin(gate, ratio, margin, verdict, is_missed):
     result = gates.Result("row", SYNC, gate, figure(ratio), None, margin)
     assert (result.verdict, result.is_missed) == (verdict, is_missed)
+
+
+@pytest.mark.parametrize(
+    ("written", "ratio", "margin", "verdict", "is_missed"),
+    [
+        (1.5, 0.9, 0.0, "met", False),
+        (1.5, 1.5, 0.0, "as by hand", False),
+        (1.5, 1.51, 0.0, "missed", True),
+        (1.2, 1.5, 0.25, "as by hand", False),
+        (0.9, 1.01, 0.0, "missed", True),
+        (None, 1.01, 0.0, "missed", True),
+    ],
+)
+def test_a_gate_is_not_missed_by_what_costs_no_more_than_the_same_job_written_by_hand(
+    written, ratio, margin, verdict, is_missed
+):
+    result = gates.Result("row", SYNC, 1.0, figure(ratio), None, margin, written)
+    assert (result.verdict, result.is_missed) == (verdict, is_missed)
+
+
+def test_what_is_written_by_hand_counts_what_it_does():
+    jobs = (by_hand.METRICS, by_hand.RETRY, by_hand.TIMED_BREAKER, by_hand.RATE, by_hand.CONCURRENCY)
+    guarded = by_hand.guarded(*jobs)(answer, is_async=False)
+    assert [guarded(n) for n in range(3)] == [0, 1, 2]
+    known = guarded.__globals__
+    counts = [known["retry"].good, known["circuit"].good, known["bucket"].acquired, known["places"].acquired]
+    assert counts == [3, 3, 3, 3]
+    assert (known["places"].inflight, sum(known["buckets"])) == (0, 3)
 
 
 def test_a_gate_is_missed_where_there_is_nothing_to_measure():

@@ -1,8 +1,6 @@
 """
 A guarded call and a layer cost no more than they may, by the short forms of `benchmarks.gates` and `.asgi`.
 
-Where a gate is missed, the row is held to what was reached (`Row.held`), so that it does not get worse.
-
 A machine that does other things as well may miss a gate now and then: what was missed is measured again,
 alone, a few times.
 """
@@ -21,7 +19,7 @@ pytestmark = pytest.mark.skipif(needs_locks(), reason="the gates are for code th
 
 ROOT = Path(__file__).parents[2]
 AGAIN = 3
-PROGRAM = [sys.executable, "-m", "benchmarks.gates", "--short", "--json", "--held", "--margin", "0.25"]
+PROGRAM = [sys.executable, "-m", "benchmarks.gates", "--short", "--json", "--margin", "0.25"]
 
 
 def missed(*names: str) -> dict[str, str]:
