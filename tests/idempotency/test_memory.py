@@ -5,6 +5,7 @@ import os
 import sqlite3
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +108,15 @@ def test_settings_are_checked(bad: dict) -> None:
 def test_settings_of_a_file_are_checked(bad: dict) -> None:
     with pytest.raises(ConfigError):
         SQLiteStore(**{"path": "keys.db", **bad})
+
+
+def test_a_file_that_cannot_be_made_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "nowhere" / "keys.db", tmp_path / "file" / "keys.db"):
+        with pytest.raises(ConfigError, match="path must lie in a directory that exists"):
+            SQLiteStore(path)
+    with pytest.raises(ConfigError, match="path must name a file, not a directory"):
+        SQLiteStore(tmp_path)
 
 
 def in_child(work) -> int:

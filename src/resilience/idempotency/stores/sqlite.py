@@ -82,7 +82,7 @@ class SQLiteStore(ThreadedStore):
     thread. Of the expired records a few go with every claim.
 
     Args:
-        path: The file.
+        path: The file, in a directory that exists.
         busy_timeout: Seconds to wait for other processes that write, > 0. Default 5.0. Source: sqlite3.
         synchronous: ``"FULL"`` survives a loss of power, ``"NORMAL"`` may lose the last results then (and
             so do the work again) and is several times faster; both survive a crash of the process. Default
@@ -115,6 +115,10 @@ class SQLiteStore(ThreadedStore):
         check = Check("SQLiteStore")
         named = isinstance(path, (str, os.PathLike)) and str(path).strip() not in ("", ":memory:")
         check.that(named, "path", path, "must name a file (keys in memory are kept by MemoryStore)")
+        if named:
+            there = Path(path).absolute()
+            check.that(there.parent.is_dir(), "path", path, "must lie in a directory that exists")
+            check.that(not there.is_dir(), "path", path, "must name a file, not a directory")
         check.seconds("busy_timeout", busy_timeout)
         known = synchronous in ("FULL", "NORMAL")
         check.that(known, "synchronous", synchronous, "must be 'FULL' or 'NORMAL'")
