@@ -18,7 +18,7 @@ from resilience import _clock
 from resilience._runtime import drive, templates
 from resilience._runtime.flow import PLAIN
 from resilience._runtime.hot import Hot, Visible
-from resilience._runtime.locked import needs_locks
+from resilience._runtime.locked import IS_FREE_THREADED, needs_locks
 from resilience._runtime.plan import AttemptPlan, Plan
 from resilience._runtime.policy import Policy
 from resilience._runtime.replay import Ended, Replay
@@ -89,7 +89,13 @@ def code_of(
 
 
 def is_visible(value: object) -> bool:
-    """Whether a function must hold *value* so that the collector sees it: see `Visible`."""
+    """
+    Whether a function must hold *value* so that the collector sees it: see `Visible`.
+
+    All of them on free-threaded builds, where the constants of code live for ever.
+    """
+    if IS_FREE_THREADED:
+        return True
     kinds = type(value).__mro__  # a policy is an abstract base class, whose instances are slow to tell
     return Policy in kinds or Visible in kinds or callable(value)  # a classifier: the user's
 

@@ -16,9 +16,13 @@ INDENT: Final = "    "
 MOST_TOOLS: Final = 6
 """Tools that ``sys.monitoring`` may have, by its documentation."""
 
-# What a build is, and not what it has at present: a free-threaded one may have a GIL for a while, such as
-# during the import of an extension.
-_needs_locks: bool = "free-threading" in sys.version or os.environ.get("RESILIENCE_LOCKS", "0") != "0"
+IS_FREE_THREADED: Final = "free-threading" in sys.version
+"""
+What a build is, and not what it has at present: a free-threaded one may have a GIL for a while, such as during
+the import of an extension.
+"""
+
+_needs_locks: bool = IS_FREE_THREADED or os.environ.get("RESILIENCE_LOCKS", "0") != "0"
 
 
 def needs_locks() -> bool:
