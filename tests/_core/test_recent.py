@@ -1,5 +1,7 @@
 """The last few values, and what is usual among them."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,3 +51,21 @@ def test_as_many_of_the_latest_are_above_the_median_as_below_or_one_more(
     assert median in latest
     assert latest.index(median) <= (len(latest) - 1) / 2
     assert sum(value > median for value in latest) <= len(latest) / 2
+
+
+def test_threads_may_add_while_others_ask() -> None:
+    recent = Recent(3, least=1)
+
+    def work(number: int) -> list[float | None]:
+        found: list[float | None] = []
+        for _ in range(2_000):
+            recent.add(float(number))
+            found.append(recent.median())
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [median for medians in pool.map(work, range(4)) for median in medians]
+    assert set(found) <= {0.0, 1.0, 2.0, 3.0}
+    for _ in range(10):
+        recent.add(9.0)
+    assert recent.median() == 9.0
