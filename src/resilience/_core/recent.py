@@ -5,8 +5,8 @@ class Recent:
     """
     Remember the last *size* values; tell their median once there are enough.
 
-    Adding is O(1). The median is worked out only when somebody asks. Threads may add at once, and ask meanwhile:
-    every step is one of a list's own, and the worst that can happen is that a value is soon forgotten.
+    Adding is O(1). The median is worked out only when somebody asks. Threads may add at once, and ask
+    meanwhile: each step is a list's own, and the worst that can happen is that a value is soon forgotten.
 
     Args:
         size: Values remembered, >= 1.

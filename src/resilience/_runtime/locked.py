@@ -18,8 +18,8 @@ MOST_TOOLS: Final = 6
 
 IS_FREE_THREADED: Final = "free-threading" in sys.version
 """
-What a build is, and not what it has at present: a free-threaded one may have a GIL for a while, such as during
-the import of an extension.
+What a build is, and not what it has at present: a free-threaded one may have a GIL for a while, such as
+during the import of an extension.
 """
 
 _needs_locks: bool = IS_FREE_THREADED or os.environ.get("RESILIENCE_LOCKS", "0") != "0"
