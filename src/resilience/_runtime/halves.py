@@ -8,17 +8,18 @@ made anew when the epoch ends.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
-from types import CodeType
 from typing import Any, Final
 
 from resilience import _clock
 from resilience._runtime import compile as compiler
+from resilience._runtime import text_halves
 from resilience._runtime.epoch import epoch
 from resilience._runtime.gate import Gate
-from resilience._runtime.hot import ELSE, Hot
-from resilience._runtime.locked import INDENT, indented, needs_locks
+from resilience._runtime.hot import Hot
+from resilience._runtime.locked import needs_locks
 from resilience._runtime.permit import Permit
 from resilience._runtime.policy import Binding
+from resilience._runtime.text import CLOCK
 from resilience._runtime.text_part import Part
 from resilience.outcome import Verdict
 
@@ -167,86 +168,43 @@ def _settle(permit: Permit, verdict: Verdict) -> None:
 
 
 def _halves(gate: Gate, hot: Hot) -> Halves:
-    names = {"gate": gate, "monotonic": _clock.monotonic, "Permit": Permit}
+    clock, names_of_clock = _clock.reading()
+    names = {"gate": gate, "Permit": Permit, **names_of_clock}
     names |= {f"{name}_1": value for name, value in hot.names.items()}
     namespace: dict[str, Any] = {}
-    exec(_text(Part(hot, 1, is_locked=needs_locks()), tuple(names)), namespace)  # noqa: S102  # statements of this package
+    text = _text(Part(hot, 1, is_locked=needs_locks()), tuple(names)).replace(CLOCK, clock)
+    exec(text, namespace)  # noqa: S102  # statements of this package
     return Halves(*namespace.pop("halves")(**names))  # no cycle: namespace -> function -> namespace
 
 
 def _text(part: Part, names: tuple[str, ...]) -> str:
-    first = _first(part, ())
-    kept = tuple(sorted(_variables(first) & {name for each in _second(part, ()) for name in _names(each)}))
-    lines = [f"def halves({', '.join(names)}):"]
-    for function in (_first(part, kept), *_second(part, kept)):
-        lines += [INDENT + line for line in function]
-    lines.append(f"{INDENT}return {', '.join(field.name for field in fields(Halves))}")
-    return "\n".join(lines) + "\n"
-
-
-def _first(part: Part, kept: tuple[str, ...]) -> list[str]:
     hot = part.hot
-    refused = [] if hot.refused is None else [f"{_condition(part, hot.refused)}: return False"]
-    take = [
-        *part.plain(hot.take),
-        *refused,
-        "work.holds = True",
-        *([f"work.kept = {', '.join(kept)}"] if kept else []),
-        *part.plain(hot.taken),
-    ]
-    return _function(
-        "def take(work):",
-        *(f"if {condition}: return False" for condition in part.plain(hot.unless)),
-        *(["began = monotonic()"] if hot.reads_began else []),
-        *(take if part.lock is None else [f"with {part.lock}:", *indented(take)]),
-        "return True",
-    )
-
-
-def _second(part: Part, kept: tuple[str, ...]) -> list[list[str]]:
-    hot = part.hot
-    known = [f"{', '.join(kept)} = work.kept"] if kept else []
-    back = ["if not work.holds: return", *known, *part.texts(("work.holds = False", *hot.release))]
-    now = ["now = monotonic()"] if hot.reads_now else []
-    return [
-        _function(
-            "async def give_back_after(work, last):",
+    late = (*hot.release, *hot.good, *hot.let_go, hot.token or "")
+    kept = [*part.plain(text_halves.kept(hot, late)), *(["began"] if hot.reads_began else [])]
+    found = [f"{', '.join(kept)} = work.kept"] if kept else []
+    none = ["if not work.holds: return", *found]
+    held = ["work.holds = True", *([f"work.kept = {', '.join(kept)}"] if kept else [])]
+    function = text_halves.function
+    functions = {
+        "take": function("def take(work)", *text_halves.way_in(part, "return False", held), "return True"),
+        "give_back_after": function(
+            "async def give_back_after(work, last)",
             "await last",
-            *back,
-            *now,
-            *part.texts(hot.good),
+            *none,
+            *text_halves.way_out(part, "work.holds = False"),
         ),
-        _function("def let_go(work):", *back, *part.texts(hot.let_go)),
-        _function(
-            "def permit(work):",
-            *known,
+        "let_go": function(
+            "def let_go(work)", *none, *part.texts(("work.holds = False", *hot.release, *hot.let_go))
+        ),
+        "permit": function(
+            "def permit(work)",
+            *found,
             "permit = Permit(gate)",
             f"permit._started = {'began' if hot.reads_began else 'monotonic()'}",
             f"token = {part.token}",
             "if work.holds: permit.token, work.holds = token, False",
             "return permit",
         ),
-    ]
-
-
-def _condition(part: Part, refused: str) -> str:
-    return refused if refused == ELSE else f"if {part.text(refused)}"
-
-
-def _function(head: str, *body: str) -> list[str]:
-    return [head, *(INDENT + line for line in body)]
-
-
-def _variables(function: list[str]) -> set[str]:
-    """Return the names that *function* gives values to."""
-    return set(_inner(function).co_varnames) - {"work"}
-
-
-def _names(function: list[str]) -> set[str]:
-    """Return the names that *function* uses without giving them values, and those of attributes."""
-    return set(_inner(function).co_names)
-
-
-def _inner(function: list[str]) -> CodeType:
-    module = compile("\n".join(function) + "\n", "<resilience halves>", "exec")
-    return next(each for each in module.co_consts if isinstance(each, CodeType))
+    }
+    body = "".join(functions.values()).splitlines()
+    return function(f"def halves({', '.join(names)})", *body, f"return {', '.join(functions)}")
