@@ -4,10 +4,9 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from resilience import _clock
 from resilience._core.permit import Refusal
-from resilience._runtime import guards
 from resilience._runtime.admission import Acquiring, Admission, Ask, Decision
-from resilience._runtime.epoch import epoch
 from resilience._runtime.flow import PLAIN, Call, Flow, Inner
+from resilience._runtime.guards import Guards, QuickGuard
 from resilience._runtime.hot import Fail, weakly
 from resilience._runtime.permit import Guard, Hold, Permit, Rejection
 from resilience._runtime.policy import Binding, Judge, Step
@@ -31,7 +30,7 @@ class Gate(Admission):
     for all.
     """
 
-    __slots__ = ("_way",)
+    __slots__ = ("_guards", "_make")
 
     _one: ClassVar[Ask] = 1
     """What a guard asks for unless more is said."""
@@ -43,7 +42,8 @@ class Gate(Admission):
         self, name: str | None, *, on: ErrorMatch | None = None, classify: Classifier | None = None
     ) -> None:
         super().__init__(name, on=on, classify=classify)
-        self._way = guards.UNKNOWN
+        self._guards: Guards | None = None  # there once it was asked for one
+        self._make: type[QuickGuard] | None = None  # there while guards are quick
 
     def try_acquire(self) -> Permit | Rejection:
         """
@@ -77,22 +77,21 @@ class Gate(Admission):
         An error that leaves the block is judged like an error of a function; the block may settle
         or release the permit itself instead.
         """
-        make = (way := self._way).make
-        if make is None:
-            return self.guard() if self._finds_way() else Guard(self, self._one)
+        if (make := self._make) is None:
+            return self._guard_for(self._one)
         guard = make()
-        guard.token = guard._started = None
+        guard.token = None
         guard._gate = self
-        guard._way = way
-        guard._is_used = False
         return guard
 
-    def _finds_way(self) -> bool:
-        """Look, once in an epoch, whether guards may be quick from now on."""
-        if self._way.made_in == epoch.n:
-            return False
-        self._way = guards.way_of(self)
-        return self._way.make is not None
+    def _guard_for(self, ask: Ask) -> Guard:
+        """Return a guard that asks for *ask*, and see to it that those who ask for no more become quick."""
+        if ask == self._one:
+            if self._guards is None:
+                self._guards = Guards(self)
+            if self._guards.renewed() is not None:
+                return self.guard()
+        return Guard(self, ask)
 
     def step_for(self, binding: Binding) -> Step:
         """Return the step that admits, calls and settles."""

@@ -1,244 +1,221 @@
 """
 Guards that are quick where all goes well: a gate's success path, in two halves around a block.
 
-A class for each kind of statements is generated, as functions are for calls (``text.py``). What is not plain
-success goes the way of every `Guard`, which is the superclass.
+Each gate has a class of its own for an epoch, whose methods are generated as functions are for calls, and
+hold the gate's objects as constants (``templates.py``). What is not plain success makes a guard a plain one.
 """
 
-import re
-from collections.abc import Callable, Iterable
-from string import Template
+from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
+from weakref import ref
 
 from resilience import _clock
+from resilience._core.permit import Refusal
 from resilience._runtime import compile as compiling
+from resilience._runtime import text_halves
 from resilience._runtime.epoch import epoch
-from resilience._runtime.hot import ELSE, Hot
+from resilience._runtime.hot import Hot
 from resilience._runtime.locked import INDENT, needs_locks
 from resilience._runtime.permit import Guard, Permit
 from resilience._runtime.policy import Binding
+from resilience._runtime.templates import MOST_TEMPLATES, Template, template
+from resilience._runtime.text import CLOCK
+from resilience._runtime.text_part import Part
+from resilience.outcome import Verdict
+from resilience.typing import Seconds
 
 if TYPE_CHECKING:
     from resilience._runtime.gate import Gate
 
-MOST_CLASSES: Final = 100
-"""Kinds of statements for which there is a class; guards of further kinds are not quick."""
-
-
-class Way:
-    """
-    How blocks pass one gate in one epoch. A class of its own for each kind adds what the statements use.
-
-    Attributes:
-        made_in: Number of the epoch.
-        make: Makes a guard whose attributes are still to be set: to make it is a good part of what it costs.
-            None if guards are not quick at present.
-
-    """
-
-    __slots__ = ("made_in", "make")
-
-    def __init__(self, made_in: int, make: "Callable[[], QuickGuard] | None" = None) -> None:
-        self.made_in = made_in
-        self.make = make
-
-
-UNKNOWN: Final = Way(-1)
+ENDED: Final = Refusal(None)
+"""The token of a quick guard whose block has ended."""
 
 
 class QuickGuard(Guard):
     """
-    What the generated classes have in common.
+    A guard that has gone the quick way so far.
 
-    It keeps what the way out needs of the way in. One that cannot be quick loses its way: the statements do
-    not know its token then.
+    Its token says all of it: None before its block, `ENDED` after it. Nothing else is set that the quick way
+    does not need, as that is a good part of what a guard costs. On every other way it becomes a plain guard.
+    Its methods are those of a gate whose epoch is over; the generated ones stand in front of them.
     """
 
-    __slots__ = ("_kept", "_way")
+    __slots__ = ()
 
-    _kept: Any
-    _way: "Way | None"
+    if TYPE_CHECKING:
 
-    if not TYPE_CHECKING:
-        __init__ = object.__init__  # see Way.make
+        def __init__(self) -> None: ...
+    else:
+        __init__ = object.__init__  # whoever makes one sets its token and its gate
 
-    def _enter(self) -> Permit:
-        self._lose_way()
-        return super().__enter__()
+    def __enter__(self) -> Permit:
+        return plain(self).__enter__()
 
-    async def _aenter(self) -> Permit:
-        self._lose_way()
-        return await super().__aenter__()
+    async def __aenter__(self) -> Permit:
+        return await plain(self).__aenter__()
 
-    def _lose_way(self) -> None:
-        gate = self._gate
-        if gate._way.made_in != epoch.n:  # its own gate
-            gate._way = way_of(gate)
-        if not self._is_used:
-            self._way = None
-            self._ask = gate._one
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        plain(self).__exit__(kind, error, trace)
 
-    def __del__(self) -> None:
-        try:
-            token = self.token
-        except AttributeError:  # its making was interrupted
-            return
-        if token is not None:
-            super().__del__()
+    def settle(self, verdict: Verdict = Verdict.GOOD, *, retry_after: Seconds | None = None) -> None:
+        plain(self).settle(verdict, retry_after=retry_after)
+
+    def release(self) -> None:
+        plain(self).release()
 
 
-def way_of(gate: "Gate") -> Way:
-    """Return the present way past *gate*."""
-    made_in = epoch.n  # first: what changes from here on ends this epoch
+def plain(guard: Guard) -> Guard:
+    """Return *guard*, which is a plain one from here on, at the same point of its use."""
+    if guard.__class__ is not Guard:
+        guard._ask = guard._gate._one  # its own, here and below
+        guard._is_used = guard.token is not None
+        guard._started = getattr(guard, "_started", None)
+        guard.__class__ = Guard  # last: until then nothing has changed
+    return guard
+
+
+class Guards:
+    """
+    The class of one gate's guards, as long as an epoch lasts. Then the next guard has it made anew.
+
+    Attributes:
+        made_in: Number of the epoch that it is about.
+
+    """
+
+    __slots__ = ("__weakref__", "_gate", "_present", "made_in")
+
+    def __init__(self, gate: "Gate") -> None:
+        self._gate = ref(gate)  # which owns it: no cycle
+        self._present: type[QuickGuard] | None = None
+        self.made_in = -1
+        epoch.add(self)
+
+    def renewed(self) -> type[QuickGuard] | None:
+        """Let the gate make quick guards in this epoch; return their class, or None if there are none."""
+        made_in, gate = epoch.n, self._gate()  # first: what changes from here on ends this epoch
+        if gate is None or self.made_in == made_in:
+            return self._present
+        made = _class_for(gate)
+        with epoch.lock:
+            if made_in != epoch.n:
+                return None  # this time
+            if self.made_in != made_in:  # nobody else was quicker, whose class it is then
+                self._present = gate._make = made  # its own gate
+                self.made_in = made_in
+            return self._present
+
+    def retire(self) -> None:
+        """Let guards that are made, and those that are not yet in their block, go the plain way."""
+        gate, present = self._gate(), self._present
+        if gate is not None and present is not None:
+            gate._make = None
+            for name in ("__enter__", "__aenter__"):
+                setattr(present, name, getattr(QuickGuard, name))
+            self._present = None  # a block that has begun ends as it began
+
+
+def _class_for(gate: "Gate") -> type[QuickGuard] | None:
+    """Return a class of quick guards for *gate* as it is at present, if there can be one."""
     # Where locks are needed, nothing is left to be quick.
     hots = gate.own_hots(Binding(gate.name)) if compiling.is_on() and not needs_locks() else None
     hot = None if hots is None else hots[0][1]
-    if hot is None or hot.classify is not None or hot.token is None or not _VARIABLE.fullmatch(hot.token):
-        return Way(made_in)
-    # Not the gate itself, which owns the way: no cycle.
-    objects = {name: each for name, each in hot.names.items() if each is not gate}
-    classes = _classes_of(hot, frozenset(objects))
-    if classes is None:
-        return Way(made_in)
-    way = classes[0](made_in, classes[1])
-    for name, each in objects.items():
-        setattr(way, THE.format(name), each)
-    return way
+    if hot is None or hot.classify is not None or text_halves.variable_of(hot) is None:
+        return None
+    # Not the gate itself, which owns the class: no cycle, and none that the collector does not see.
+    objects = {f"{name}_1": each for name, each in hot.names.items() if each is not gate}
+    methods: dict[str, Any] = {
+        name: FunctionType(code.filled(objects, "<resilience guard>"), _names)
+        for name, code in _methods_for(hot, gate, frozenset(objects)).items()
+    }
+    return cast("type[QuickGuard]", type("QuickGuard", (QuickGuard,), {"__slots__": (), **methods}))
 
 
-THE: Final = "the_{}"
-"""What an object that statements use is called in a `Way`."""
-
-_VARIABLE: Final = re.compile(r"\$(\w+)")
-
-
-_names: Final[dict[str, Any]] = {"epoch": epoch, "guard_exit": Guard.__exit__}
+_names: Final[dict[str, Any]] = {
+    "ENDED": ENDED,
+    "Guard": Guard,
+    "enter": QuickGuard.__enter__,
+    "aenter": QuickGuard.__aenter__,
+    "leave": QuickGuard.__exit__,
+    "give_back": Guard.__del__,
+}
 """What the methods of all classes look up."""
 
 
 def _look_at_the_clock() -> None:
     _names["monotonic"] = _clock.monotonic
+    _names.update(_clock.reading()[1])
 
 
 _look_at_the_clock()
 _clock.listeners.append(_look_at_the_clock)
 
-_classes: Final[dict[object, tuple[type[Way], Callable[[], QuickGuard]]]] = {}
+_methods: Final[dict[object, dict[str, Template]]] = {}
 
 
-def _classes_of(hot: Hot, objects: frozenset[str]) -> tuple[type[Way], Callable[[], QuickGuard]] | None:
-    """Return the classes for those statements; *objects* are the names of what a way knows."""
-    key = (hot.shape, frozenset(hot.names), objects)
-    made = _classes.get(key)
-    if made is None and len(_classes) < MOST_CLASSES:
-        methods: dict[str, Any] = {}
-        exec(compile(_text(_Half(hot, objects)), "<resilience guard>", "exec"), _names, methods)  # noqa: S102  # our own
-        slots = tuple(THE.format(name) for name in sorted(objects))
-        made = _classes[key] = (
-            type("Way", (Way,), {"__slots__": slots}),
-            cast("Any", type("QuickGuard", (QuickGuard,), {"__slots__": (), **methods})),
-        )
-    return made
+def _methods_for(hot: Hot, gate: "Gate", objects: frozenset[str]) -> dict[str, Template]:
+    """Return the methods that lack their *objects*, made once for each kind of statements."""
+    clock, _ = _clock.reading()
+    key = (hot.shape, frozenset(hot.names), objects, clock)
+    known = _methods.get(key)
+    if known is None:
+        own = {name: "self._gate" for name, each in hot.names.items() if each is gate}
+        texts = _texts(Part(hot, 1, known=own))
+        known = {name: template(each.replace(CLOCK, clock), objects) for name, each in texts.items()}
+        if len(_methods) < MOST_TEMPLATES:
+            _methods[key] = known
+    return known
 
 
-class _Names(dict[str, str]):
-    """A variable has an ending, so that it is none of the method's own."""
+def _texts(part: Part) -> dict[str, str]:
+    """Return the text of each method."""
+    hot, token = part.hot, part.token
+    is_known = text_halves.variable_of(hot) in hot.names  # the same for all guards
+    late = (*hot.release, *hot.good)
+    own = ", ".join(part.plain(name for name in text_halves.kept(hot, late) if name != hot.token))
+    held, found = [f"self.token = {token}"], list[str]()
+    if hot.reads_began:
+        held.append("self._started = began")
+        found += ["began = self._started"] if any("began" in each for each in late) else []
+    if own:
+        held.append(f"self._kept = {own}")
+        found.append(f"{own} = self._kept")
 
-    def __missing__(self, name: str) -> str:
-        return f"{name}_"
-
-
-class _Half:
-    """
-    Statements of one gate, with the names of a method.
-
-    Attributes:
-        hot: The statements as the gate has them.
-        kept: Variables, but for the token, that are set on the way in and used on the way out.
-
-    """
-
-    def __init__(self, hot: Hot, objects: frozenset[str]) -> None:
-        self.hot = hot
-        known = {name: f"way.{THE.format(name)}" if name in objects else "self._gate" for name in hot.names}
-        self._names = _Names(known)
-        way_in = _variables([*hot.unless, *hot.take, *hot.taken])
-        kept = way_in & _variables([*hot.release, *hot.good]) - {*hot.names, (hot.token or "")[1:]}
-        self.kept = ", ".join(self.texts(f"${name}" for name in sorted(kept)))
-
-    @property
-    def token(self) -> str:
-        """What a guard remembers of its way in."""
-        return self.text(self.hot.token or "")
-
-    @property
-    def knows_token(self) -> bool:
-        """Whether that is the same for all guards."""
-        return (self.hot.token or "")[1:] in self.hot.names
-
-    def text(self, statement: str) -> str:
-        return Template(statement).substitute(self._names)
-
-    def texts(self, statements: Iterable[str]) -> list[str]:
-        return [self.text(each) for each in statements]
-
-
-def _variables(statements: Iterable[str]) -> set[str]:
-    return {name for each in statements for name in _VARIABLE.findall(each)}
-
-
-def _text(half: _Half) -> str:
-    """Return the methods of a class."""
-    return "".join(
-        [
-            _method("def __enter__(self)", _way_in(half, "return self._enter()")),
-            _method("async def __aenter__(self)", _way_in(half, "return await self._aenter()")),
-            _method("def __exit__(self, kind, error, trace)", _way_out(half)),
-            _method("async def __aexit__(self, kind, error, trace)", _way_out(half)),
+    def way_in(slow: str) -> list[str]:
+        slow = f"return {slow}"
+        return [
+            f"if self.token is not None: {slow}",
+            *text_halves.way_in(part, slow, held),
+            "return self",
         ]
+
+    leaves = ["error is not None"]
+    if found or not is_known:  # one that became plain may hold something else, and lack what is kept
+        leaves.append("type(self) is Guard")
+    # Last: no call, at which another thread or an interrupt could come in, until it is given back.
+    leaves += (
+        [f"self.token is not {token}"]
+        if is_known
+        else [f"({token} := self.token) is None", f"{token} is ENDED"]
     )
-
-
-def _way_in(half: _Half, slow: str) -> list[str]:
-    hot = half.hot
-    lines = [
-        "if (way := self._way) is None or way.made_in != epoch.n or self._is_used:",
-        INDENT + slow,
+    way_out = [
+        f"if {' or '.join(leaves)}: return leave(self, kind, error, trace)",
+        *found,
+        *text_halves.way_out(part, "self.token = ENDED"),
     ]
-    for condition in half.texts(hot.unless):
-        lines += [f"if {condition}:", INDENT + slow]
-    if hot.reads_began:
-        lines.append("began = monotonic()")
-    lines += half.texts(hot.take)
-    if hot.refused is not None:
-        asks = half.text(hot.refused)
-        lines += [f"{ELSE}:" if asks == ELSE else f"if {asks}:", INDENT + slow]
-    # No call since it was taken, at which an interrupt could strike.
-    lines += [f"self.token = {half.token}", "self._is_used = True"]
-    if half.kept:
-        lines.append(f"self._kept = {half.kept}")
-    if hot.reads_began:
-        lines.append("self._started = began")
-    return [*lines, *half.texts(hot.taken), "return self"]
-
-
-def _way_out(half: _Half) -> list[str]:
-    hot = half.hot
-    token = "self.token" if half.knows_token else f"({half.token} := self.token)"
-    lines = [
-        f"if error is not None or (way := self._way) is None or {token} is None:",
-        f"{INDENT}return guard_exit(self, kind, error, trace)",
+    gone = [
+        "try:",
+        f"{INDENT}if self.token is ENDED: return",
+        "except AttributeError: return",  # its making was interrupted
+        "give_back(self)",  # an interrupt that strikes on the way into the block's end leaves it unended
     ]
-    if any("began" in each for each in (*hot.release, *hot.good)):
-        lines.append("began = self._started")
-    if half.kept:
-        lines.append(f"{half.kept} = self._kept")
-    # No call before what was taken is given back.
-    lines += ["self.token = None", *half.texts(hot.release)]
-    if hot.reads_now:
-        lines.append("now = monotonic()")
-    return [*lines, *half.texts(hot.good)]
-
-
-def _method(head: str, body: list[str]) -> str:
-    return "\n".join([f"{head}:", *(INDENT + line for line in body)]) + "\n"
+    function = text_halves.function
+    return {
+        "__enter__": function("def __enter__(self)", *way_in("enter(self)")),
+        "__aenter__": function("async def __aenter__(self)", *way_in("await aenter(self)")),
+        "__exit__": function("def __exit__(self, kind, error, trace)", *way_out),
+        "__aexit__": function("async def __aexit__(self, kind, error, trace)", *way_out),
+        "__del__": function("def __del__(self)", *gone),
+    }

@@ -112,7 +112,7 @@ class Rejection:
 class Guard(Permit):
     """A guarded block, and the permit for it. One use each: ask for a new one every time."""
 
-    __slots__ = ("_ask", "_is_used")
+    __slots__ = ("_ask", "_is_used", "_kept")  # the last for quick ones, which become plain ones: see there
 
     def __init__(self, gate: "Gate", ask: "Ask" = 1) -> None:
         super().__init__(gate)

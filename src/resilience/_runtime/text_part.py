@@ -1,10 +1,13 @@
 """The text of one policy's statements, with the names of one function."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from string import Template
+from typing import Final
 
 from resilience._runtime import locked
 from resilience._runtime.hot import Hot, Unlocked
+
+_NO_NAMES: Final[Mapping[str, str]] = {}
 
 
 class Part:
@@ -19,10 +22,12 @@ class Part:
 
     """
 
-    def __init__(self, hot: Hot, place: int, *, is_locked: bool = False) -> None:
+    def __init__(
+        self, hot: Hot, place: int, *, is_locked: bool = False, known: Mapping[str, str] = _NO_NAMES
+    ) -> None:
         self.hot = hot
         self.place = place
-        self._names = _Names(f"_{place}")
+        self._names = _Names(f"_{place}", known)
         self.lock = self.text(hot.lock) if is_locked and hot.lock is not None else None
         self.holds = self.text("$holds")
 
@@ -62,10 +67,10 @@ class Part:
 
 
 class _Names(dict[str, str]):
-    """Every name with the policy's own ending."""
+    """Every name with the policy's own ending, but for those that are *known* by another."""
 
-    def __init__(self, ending: str) -> None:
-        super().__init__()
+    def __init__(self, ending: str, known: Mapping[str, str]) -> None:
+        super().__init__(known)
         self._ending = ending
 
     def __missing__(self, name: str) -> str:

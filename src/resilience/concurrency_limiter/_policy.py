@@ -110,16 +110,12 @@ class ConcurrencyLimiter(LimitGate):
 
     def guard(self, *, share: Hashable = None) -> Guard:
         """Guard a block whose body runs once, in the share of *share*: see `try_acquire`, `Gate.guard`."""
-        make = (way := self._way).make
-        if make is None or share is not None:
-            ask = self._asked_by_hand(share)
-            return self.guard() if share is None and self._finds_way() else Guard(self, ask)
+        if share is not None or (make := self._make) is None:
+            return self._guard_for(self._asked_by_hand(share))
         # As every gate does: not by way of it, since a call costs as much as what it does.
         guard = make()
-        guard.token = guard._started = None
+        guard.token = None
         guard._gate = self
-        guard._way = way
-        guard._is_used = False
         return guard
 
     @property

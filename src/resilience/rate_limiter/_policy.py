@@ -13,7 +13,6 @@ from resilience.deadline import current_deadline
 from resilience.outcome import Classifier, ErrorMatch
 from resilience.rate_limiter._adapting import AdaptingGate
 from resilience.rate_limiter._ask import (
-    ANY,
     Ask,
     check_key,
     check_permits,
@@ -154,16 +153,12 @@ class RateLimiter(AdaptingGate):
 
     def guard(self, permits: int = 1, *, key: Hashable = None) -> Guard:
         """Guard a block whose body runs once, spending *permits* of *key*: see `Gate.guard`."""
-        make = (way := self._way).make
-        if make is None or key is not None or permits is not _ONE:
-            ask = self._checked(permits, key)
-            return self.guard() if ask == ANY and self._finds_way() else Guard(self, ask)
+        if key is not None or permits is not _ONE or (make := self._make) is None:
+            return self._guard_for(self._checked(permits, key))
         # As every gate does: not by way of it, since a call costs as much as what it does.
         guard = make()
-        guard.token = guard._started = None
+        guard.token = None
         guard._gate = self
-        guard._way = way
-        guard._is_used = False
         return guard
 
     def reserve(self, permits: int = 1) -> Reservation | Rejection:
