@@ -117,12 +117,13 @@ class Places(State):
 
 
 class Block:
-    """A block that holds a place."""
+    """A block that holds a place, and frees it even if an interrupt strikes on the way into its end."""
 
-    __slots__ = ("_places",)
+    __slots__ = ("_holds", "_places")
 
     def __init__(self, places: Places) -> None:
         self._places = places
+        self._holds = False
 
     def __enter__(self) -> Self:
         places = self._places
@@ -130,14 +131,21 @@ class Block:
             places.inflight = n + 1
         else:
             raise RuntimeError
+        self._holds = True
         places.acquired += 1
         return self
 
-    def __exit__(self, *_how: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._holds = False
         self._places.inflight -= 1
+
+    def __del__(self) -> None:
+        if self._holds:
+            self._places.inflight -= 1
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
 
-    async def __aexit__(self, *_how: object) -> None:
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        self._holds = False
         self._places.inflight -= 1

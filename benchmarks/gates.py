@@ -23,6 +23,10 @@ from benchmarks.report import NONE, VERSION, Table, write
 from benchmarks.rows import COLOURS, ROWS, SCOPES, STRICTLY, SYNC, WRITTEN, NotThereError, Row
 
 SHORT_ROUNDS = 51
+
+NOISE = 0.03
+"""How far apart two runs of the same code lie on a machine that is left alone."""
+
 MADE = 3
 """How often each row is made anew: the same policy made twice may cost half as much again."""
 
@@ -198,7 +202,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", action="append", metavar="ROW", help=f"rows whose name contains this, or {OTHERS}"
     )
-    parser.add_argument("--margin", type=float, default=0.0, help="how far above its gate a figure may lie")
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=NOISE,
+        help=f"share by which a figure may lie above its gate (default {NOISE}, which is noise)",
+    )
     parser.add_argument("--short", action="store_true", help="fewer rounds, smaller worlds")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--markdown", action="store_true", help="print the tables of the page on performance")
