@@ -123,12 +123,21 @@ SLOW = 0.4
 DEADLINES = [0.01, 0.1, 0.35, 0.9, 20.0]
 """Seconds: less than any call takes, less than a retry waits, and less than, between and more than the limits."""
 
-LIMITS = {
-    "none": lambda: ([], []),
-    "outer": lambda: ([Timeout(1.0, name="outer")], []),
-    "inner": lambda: ([], [Timeout(0.3, name="inner")]),
-    "both": lambda: ([Timeout(1.0, name="outer")], [Timeout(0.3, name="inner")]),
-}
+LIMITS = {"none": (), "outer": ("outer",), "inner": ("inner",), "both": ("outer", "inner")}
+
+TOLD = {"all": ("outer", "inner"), **LIMITS}
+"""Which limits tell what is inside how long there is."""
+
+
+def limits_of(given_settings):
+    """Return the limits of time around all others, and those inside."""
+    told = TOLD[given_settings.get("told", "all")]
+    made = [
+        Timeout(1.0 if name == "outer" else 0.3, name=name, propagate=name in told)
+        for name in LIMITS[given_settings.get("time", "none")]
+    ]
+    return [each for each in made if each.name == "outer"], [each for each in made if each.name == "inner"]
+
 
 LEARNING = {
     "aimd": lambda: Aimd(initial=2, window=0.5),
@@ -272,6 +281,8 @@ steps = st.one_of(
     st.tuples(st.just("reconfigure within a further attempt"), outcomes),
     st.tuples(st.just("change the time within a further attempt"), outcomes),
     st.tuples(st.just("change the time within a call"), outcomes),
+    st.tuples(st.just("tell otherwise"), st.none()),
+    st.tuples(st.just("tell otherwise within a call"), outcomes),
     st.tuples(st.just("reload"), st.booleans()),
     st.tuples(st.just("block"), outcomes),
     st.tuples(st.just("block within a call"), outcomes),
@@ -297,6 +308,7 @@ settings = st.fixed_dictionaries(
         "order": st.sampled_from(["retry first", "breaker first"]),
         "is_async": st.booleans(),
         "time": st.sampled_from(sorted(LIMITS)),
+        "told": st.sampled_from(sorted(TOLD)),
         "keeps": st.booleans(),
         "by hand": st.booleans(),
         "judge": st.sampled_from(sorted(JUDGES)),
@@ -344,7 +356,7 @@ def make(given_settings, asked=None):
     policies = (
         [retry, *gates] if given_settings["order"] == "retry first" else [breaker, retry, limiter, places]
     )
-    outer, inner = LIMITS[given_settings.get("time", "none")]()
+    outer, inner = limits_of(given_settings)
     policies = [*outer, *policies, *inner]
     for number in ("own", "own too"):
         if (own := OWN[given_settings.get(number, "nothing")]()) is not None:
@@ -375,6 +387,10 @@ def history(given_settings, schedule):
         inner = [limit for limit in limits if limit.name == "inner"]
         script = []
         inside = []
+
+        def tell_otherwise():
+            for limit in limits:
+                limit.reconfigure(propagate=not limit.settings.propagate)
 
         def play():
             outcome = script.pop(0) if script else "good"
@@ -455,6 +471,11 @@ def history(given_settings, schedule):
             elif kind == "change the time within a call":
                 inside.append(lambda: [limit.reconfigure(duration=0.35) for limit in inner])
                 call(value)
+            elif kind == "tell otherwise":
+                tell_otherwise()
+            elif kind == "tell otherwise within a call":
+                inside.append(tell_otherwise)
+                call(value, is_async=given_settings["is_async"])
             elif kind == "reconfigure within a further attempt":
                 inside.append(lambda: inside.append(lambda: retry.reconfigure(attempts=2)))
                 call(value, is_async=given_settings["is_async"])
@@ -658,13 +679,14 @@ def test_a_block_counts_and_decides_like_a_call(name, schedule):
 
 
 @pytest.mark.parametrize("needs_locks", [False, True])
+@pytest.mark.parametrize("told", TOLD)
 @pytest.mark.parametrize("within", [None, 5.0, 0.5, 0.2])
-def test_the_schedules_run_generated_code(within, needs_locks):
+def test_the_schedules_run_generated_code(within, told, needs_locks):
     with FakeClock(), patch.object(locked, "_needs_locks", needs_locks):
         pipeline, *_ = make(
             {
                 "breaker": {"consecutive_failures": 2}, "attempts": 3, "budget": "ratio", "burst": 50, "limit": 2,
-                "order": "retry first", "time": "both",
+                "order": "retry first", "time": "both", "told": told,
             }
         )  # fmt: skip
         guarded = pipeline(lambda: 7)

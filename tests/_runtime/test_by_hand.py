@@ -41,6 +41,7 @@ POLICIES = {
     "retry": lambda: Retry("p"),
     "fallback": lambda: Fallback("p", value=None),
     "timeout": lambda: Timeout(10.0, name="p"),
+    "timeout that does not tell": lambda: Timeout(10.0, name="p", propagate=False),
     "pipeline": lambda: Pipeline(
         "p", Retry(), CircuitBreaker(), RateLimiter(), ConcurrencyLimiter(), Timeout(1.0)
     ),

@@ -52,6 +52,10 @@ POLICIES = {
     "limit": lambda: Timeout(5.0),
     "places": lambda: ConcurrencyLimiter(limit=2),
     "limit around retries": lambda: Pipeline("stock", Timeout(5.0), Retry(attempts=2, backoff=constant(0.0))),
+    "limit that does not tell": lambda: Timeout(5.0, propagate=False),
+    "limit around retries that does not tell": lambda: Pipeline(
+        "stock", Timeout(5.0, propagate=False), Retry(attempts=2, backoff=constant(0.0))
+    ),
 }
 
 

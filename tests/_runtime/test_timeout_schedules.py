@@ -23,8 +23,14 @@ TICK = 1 / 16
 LIMITS = [(4,), (8,), (8, 4), (12, 8, 4)]
 """How many ticks calls may take; the outermost policy's first."""
 
-MADE = [*LIMITS, (), ("again",), ("again", 4), (8, "again", 4), ("else", 12)]
-"""How many ticks calls may take that policies bound, and where they are repeated or replaced."""
+MADE = [
+    *LIMITS, (), ("again",), ("again", 4), (8, "again", 4), ("else", 12),
+    (-4,), (-8, 4), (8, -4), ("again", -4), (-8, "again", -4), ("else", -12),
+]  # fmt: skip
+"""
+How many ticks calls may take that policies bound, and where they are repeated or replaced. Of a negative number
+nobody tells what is inside.
+"""
 
 
 def blocks(perform):
@@ -50,7 +56,11 @@ def policies(perform):
     """Return what bounds calls of *perform*, and the policies that do it."""
     others = {"again": again, "else": instead}
     made = [
-        [others[each]() if each in others else Timeout(each * TICK) for each in limits] for limits in MADE
+        [
+            others[each]() if each in others else Timeout(abs(each) * TICK, propagate=each > 0)
+            for each in limits
+        ]
+        for limits in MADE
     ]
     for each in made:
         each.insert(1 if each and isinstance(each[0], Fallback) else 0, CircuitBreaker())

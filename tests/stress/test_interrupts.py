@@ -178,15 +178,16 @@ def test_a_probe_gives_its_place_back():
     assert is_free(breaker._lock)
 
 
-def test_a_whole_pipeline_holds_nothing_afterwards():
+@pytest.mark.parametrize("propagate", [True, False])
+def test_a_whole_pipeline_holds_nothing_afterwards(propagate):
     limiter = ConcurrencyLimiter(limit=3)
     whole = Pipeline(
         "whole",
-        Timeout(5.0),
+        Timeout(5.0, propagate=propagate),
         Retry(backoff=backoff.constant(0.0)),
         RateLimiter(rate=1e6),
         limiter,
-        Timeout(1.0),
+        Timeout(1.0, propagate=propagate),
     )
     turn = iter(range(10**9))
 

@@ -43,24 +43,26 @@ class Blocks:
 class Policies:
     """What this package has."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, propagate: bool = True) -> None:
         self.name = name
+        self.propagate = propagate
 
     def limit(self, *seconds: float) -> Any:
-        limits = [Timeout(each, name=f"stock {each:g}") for each in seconds]
+        limits = [Timeout(each, name=f"stock {each:g}", propagate=self.propagate) for each in seconds]
         return limits[0] if len(limits) == 1 else Pipeline("stock", *limits)
 
 
-@pytest.fixture(params=["asyncio", "generated", "driven"])
+@pytest.fixture(params=["asyncio", "generated", "driven", "generated, untold", "driven, untold"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Three ways to bound a call."""
+    """All ways to bound a call, also those that do not tell what is inside."""
     if request.param == "asyncio":
         return Blocks()
-    if request.param == "generated" and not compiling.is_on():
+    name, _, untold = request.param.partition(", ")
+    if name == "generated" and not compiling.is_on():
         pytest.skip("nothing is generated here")
-    if request.param == "driven":
+    if name == "driven":
         monkeypatch.setattr(compiling, "is_on", lambda: False)
-    return Policies(request.param)
+    return Policies(name, propagate=not untold)
 
 
 @pytest.fixture(params=["generated", "driven"])

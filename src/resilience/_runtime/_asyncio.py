@@ -10,7 +10,7 @@ from typing import Any
 
 from resilience import _clock
 from resilience._runtime import _asyncio_cuts, adrive
-from resilience._runtime.flow import Child, Flow, Spawn, Waiter
+from resilience._runtime.flow import Bound, Child, Flow, Spawn, Waiter
 from resilience.deadline import bounded
 from resilience.outcome import Outcome
 from resilience.typing import Seconds
@@ -36,12 +36,13 @@ class _Asyncio:
             if timer is not None:
                 timer.cancel()
 
-    async def bound(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
+    async def bound(self, command: Bound) -> Outcome[Any] | None:
+        flow, until = command.flow, command.until
         try:
             if _asyncio_cuts.covers(until):
                 return await adrive.run(flow)
             async with _Limit(until):
-                with bounded(until):
+                with bounded(command.told):
                     return await adrive.run(flow)
             return None
         finally:

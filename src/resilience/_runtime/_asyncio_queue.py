@@ -115,9 +115,9 @@ def end_of_time(
     task: "asyncio.Task[Any]",
     cancels: int,
     error: BaseException,
-    until: Seconds,
-    outer: Block | None,
     limits: Iterable[tuple[Limit, Queue]],
+    until: Seconds | None = None,
+    outer: Block | None = None,
 ) -> tuple[Exception | None, object]:
     """
     Say what a call failed with once its time is taken into account, and within which policy.
@@ -126,15 +126,16 @@ def end_of_time(
         task: The task of the call.
         cancels: How many cancellations it had to bear when the call began.
         error: What came out of the function.
-        until: The deadline that was set for the function.
-        outer: The block in force before.
         limits: The policies that bound its time, each with its queue, the innermost first.
+        until: The deadline that was set for the function, or None.
+        outer: The block in force before that.
 
     Returns:
         The failure, or None if the call was cut short; and the policy whose time was used up, or None.
 
     """
-    _take_out(until, outer)
+    if until is not None:
+        _take_out(until, outer)
     at: object = None
     for limit, queue in limits:
         if queue.began.pop(task, None) is None and task.uncancel() <= cancels:

@@ -10,7 +10,7 @@ import trio
 
 from resilience import _clock
 from resilience._runtime import adrive
-from resilience._runtime.flow import Child, Flow, Spawn, Waiter
+from resilience._runtime.flow import Bound, Child, Flow, Spawn, Waiter
 from resilience.deadline import bounded
 from resilience.outcome import Outcome
 from resilience.typing import Seconds
@@ -30,9 +30,9 @@ class _Trio:
         finally:
             waiter.signal = None
 
-    async def bound(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
-        with bounded(until):
-            return await self.within(flow, until)
+    async def bound(self, command: Bound) -> Outcome[Any] | None:
+        with bounded(command.told):
+            return await self.within(command.flow, command.until)
 
     async def within(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
         try:

@@ -49,8 +49,8 @@ class Backend(Protocol):
         """Suspend this task until *waiter* is woken, at most for *seconds*."""
         ...
 
-    async def bound(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
-        """Run *flow* and cancel it at *until*, which becomes its deadline."""
+    async def bound(self, command: Bound) -> Outcome[Any] | None:
+        """Run the flow of *command*, and cancel it in time."""
         ...
 
     async def within(self, flow: Flow, until: Seconds) -> Outcome[Any] | None:
@@ -123,7 +123,7 @@ async def perform(command: Command, spawn: Callable[[Spawn], Child] | None = Non
         case Park():
             return await _park(command.waiter, command.seconds)
         case Bound():
-            return await backend().bound(command.flow, command.until)
+            return await backend().bound(command)
         case Nursery():
             return await backend().nursery(command.flow)
         case Spawn():

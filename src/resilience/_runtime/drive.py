@@ -102,7 +102,8 @@ def perform(command: Command) -> Any:  # noqa: PLR0911  # one return a command
 
 def _call(call: Call) -> Outcome[Any]:
     # A step before this one may have used the time up, or somebody may have told this thread to stop.
-    if usage.used and (until := current_deadline()) is not None and until <= _clock.monotonic():
+    # Not every limit of time around it is a deadline in force.
+    if _has_passed(call.context.deadline) or (usage.used and _has_passed(current_deadline())):
         return Outcome(error=DeadlineExceededError("deadline exceeded: not started"))
     # The calls that it makes are as important as it is.
     scope = None if call.context.priority is None else priority_scope(priority_of(call.context))
@@ -118,6 +119,10 @@ def _call(call: Call) -> Outcome[Any]:
         value.close()
         raise TypeError(returned_a_coroutine(call.fn))
     return Outcome(value)
+
+
+def _has_passed(until: Seconds | None) -> bool:
+    return until is not None and until <= _clock.monotonic()
 
 
 def returned_a_coroutine(fn: Callable[..., Any]) -> str:
@@ -163,7 +168,7 @@ def block(waiter: Waiter, seconds: Seconds | None) -> None:
 def _bound(command: Bound) -> Outcome[Any] | None:
     if command.thread:
         return _in_worker(command)
-    block = bounded(command.until)
+    block = bounded(command.told)
     try:
         with block:
             return run(command.flow)
@@ -180,7 +185,7 @@ def _in_worker(command: Bound) -> Outcome[Any] | None:
 
     def work() -> None:
         try:
-            with bounded(command.until):
+            with bounded(command.told):
                 ended.append(run(command.flow))
         except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
             escaped.append(error)

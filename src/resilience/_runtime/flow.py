@@ -171,14 +171,20 @@ class Bound:
     Async drivers cancel the flow. A thread cannot be stopped: there the deadline is passed inwards
     and the flow's own end is awaited, unless *thread* asks for a worker thread, which is abandoned
     when time runs out and finishes on its own.
+
+    Attributes:
+        told: The instant that becomes the deadline in force for what runs inside; None to set none. The
+            policies of the same flow know the instant in any case, by the context of their call.
+
     """
 
-    __slots__ = ("flow", "thread", "until")
+    __slots__ = ("flow", "thread", "told", "until")
 
-    def __init__(self, flow: Flow, until: Seconds, *, thread: bool = False) -> None:
+    def __init__(self, flow: Flow, until: Seconds, *, thread: bool = False, tells: bool = True) -> None:
         self.flow = flow
         self.until = until
         self.thread = thread
+        self.told = until if tells else None
 
 
 class Nursery:

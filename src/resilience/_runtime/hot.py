@@ -134,8 +134,8 @@ class Hot:
         """All that the text depends on: policies with equal ones are written out alike."""
         return (
             self.unless, self.take, self.refused, self.taken, self.undo, self.release, self.good, self.let_go,
-            self.token, self.refuse is None, self.seconds, self.finds_good, self.reads_began, self.reads_now,
-            self.lock,
+            self.token, self.refuse is None, self.seconds, self.tells, self.finds_good, self.reads_began,
+            self.reads_now, self.lock,
         )  # fmt: skip
 
     def judged_by(self, classify: Classifier | None) -> "Hot":
@@ -147,8 +147,16 @@ class Hot:
     @property
     def seconds(self) -> Seconds | None:
         """How long a call may take by the settings that the code is made from, or None."""
-        settings: Any = self.names["settings"] if self.limit is not None else None
-        return None if settings is None else settings.duration
+        return None if self.limit is None else self._limited_by.duration
+
+    @property
+    def tells(self) -> bool:
+        """Whether what runs inside is told how long a call may take, by those settings."""
+        return self.limit is not None and bool(self._limited_by.propagate)
+
+    @property
+    def _limited_by(self) -> Any:
+        return self.names["settings"]
 
 
 def takes_any_value(classify: Classifier | None) -> bool:

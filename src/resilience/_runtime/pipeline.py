@@ -317,6 +317,7 @@ class Pipeline(Policy):
                    duration = 0.8 (set)
                    thread = False (default)
                    max_abandoned = 40 (default)
+                   propagate = True (default)
 
         """
         return "\n".join([f"pipeline {self.name!r}", *(f"  {line}" for line in self.details())])

@@ -252,7 +252,7 @@ class Policy(ABC):
         as flows. So they are where attempts race and others follow each other: what one of them has paid
         for, the other must know.
         """
-        hots = self.own_hots(binding)
+        hots = self._known_inside(self.own_hots(binding), binding)
         steps = sum(hot.step is not None for _, hot in hots)
         if steps == len(hots) or (steps and _shares_attempts([policy for policy, _ in hots])):
             return None
@@ -261,6 +261,18 @@ class Policy(ABC):
         watching = watch.watcher.hots(self.adopt_name(binding.name), self._present_judge(binding))
         classify = self._classify or binding.classify
         return [*((watcher, hot.judged_by(classify)) for watcher, hot in watching), *hots]
+
+    @staticmethod
+    def _known_inside(hots: "list[tuple[Policy, Hot]]", binding: Binding) -> "list[tuple[Policy, Hot]]":
+        """Let limits of time that are no deadlines in force be flows where a step inside must know them."""
+        steps = [place for place, (_, hot) in enumerate(hots) if hot.step is not None]
+        last = steps[-1] if steps else 0
+        return [
+            (policy, Hot(step=policy._step_of(binding)))
+            if place < last and hot.limit is not None and not hot.tells
+            else (policy, hot)
+            for place, (policy, hot) in enumerate(hots)
+        ]
 
     def own_hots(self, binding: Binding) -> "list[tuple[Policy, Hot]]":
         """Return what takes part of it, and of its parts, without those who watch."""

@@ -101,10 +101,7 @@ class Body:
             for condition in part.plain(part.hot.unless):
                 lines += [f"if {condition}:", INDENT + self._leave(part, [])]
         lines += self._times.find_queues() if self._times.has_queues else []
-        lines += self._times.find_cuts() if self._times.cuts else []
-        if self._reads_began:
-            lines.append("if deadline is None: began = monotonic()" if self._for_deadline else _BEGAN)
-        lines += self._times.set_end() if self._times.timed else []
+        lines += self._times.begin(reads_began=self._reads_began)
         taken: list[Part] = []
         for part in self._parts:
             lines += (
@@ -176,7 +173,7 @@ class Body:
             lines.append(" = ".join([*queues, "began"]))
         if self._times.cuts:
             lines.append("if key is not None: cuts.at[key] = deadline")
-        if self._times.timed:
+        if self._times.tells:
             lines.append("set_block(until)")
         kept = "value =" if self._good() else "return"
         return [*lines, f"{kept} {self._called}"]
@@ -207,7 +204,7 @@ class Body:
                 "except BaseException as error:",
                 *indented([*cut, *self._times.unless_late, "failure = None"]),
             ]
-        elif self._times.timed:
+        elif self._times.tells:
             lines = [
                 *caught,
                 "except BaseException:",
@@ -230,7 +227,7 @@ class Body:
         if self._asks:
             return [*lines, *self._good_if_asked()]
         lines += self._times.uncut
-        lines += surely(self._times.set_back, self._release) if self._times.timed else self._release
+        lines += surely(self._times.set_back, self._release) if self._times.tells else self._release
         lines += [*self._no_coroutine(self._let_go), *self._settled()]
         return self._surely_back([*lines, "return value"]) if lines else []
 
@@ -263,7 +260,7 @@ class Body:
         cut = [*self._release, *self._let_go]
         is_timed = self._times.has_queues
         lines = ["del task"] if is_timed else []
-        lines += or_cut([self._times.set_back], cut) if self._times.timed else []
+        lines += or_cut([self._times.set_back], cut) if self._times.tells else []
         asking = [f"is_good = {' and '.join(self._asks)}"]
         if any(OUTCOME in each for each in self._asks):
             asking.insert(0, f"{OUTCOME} = Outcome(value)")
@@ -303,7 +300,7 @@ class Body:
         lines = [
             "replay = None",
             "try:",
-            *([INDENT + self._times.set_back] if self._times.timed and not self._times.has_queues else []),
+            *([INDENT + self._times.set_back] if self._times.tells and not self._times.has_queues else []),
             f"{INDENT}replay = Replay({self._signature.plan}, [{tokens}], failure, {began}{at}{deadline})",
             f"{INDENT}if replay.settle():",
             *self._good_after_all,
@@ -320,8 +317,6 @@ class Body:
         lines.append(f"{INDENT}del {self._forgotten}")  # no cycle: frame -> error -> traceback -> frame
         return lines
 
-
-_BEGAN: Final = "began = monotonic()"
 
 CLOCK: Final = "monotonic()"
 """How statements read the clock, whatever may stand for it in the end."""

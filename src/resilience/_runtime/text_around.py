@@ -35,7 +35,7 @@ class BodyAroundStep(Body):
                 f"{INDENT}if at is None:",
                 *indented(indented([*cut, "raise"])),
             ]
-        elif self._times.timed:
+        elif self._times.tells:
             clause = [
                 "except BaseException:",
                 *indented([*surely(self._times.set_back, cut), "raise"]),
@@ -51,7 +51,7 @@ class BodyAroundStep(Body):
         lines: list[str] = []
         if self._times.has_queues:
             lines += [*self._times.not_late(), "del task"]
-        if self._times.timed:
+        if self._times.tells:
             lines += or_cut([self._times.set_back], cut)
         good = indented(self._surely_back([*self._release, *self._settled(), "return value"]))
         if self._asks:

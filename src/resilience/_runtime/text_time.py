@@ -19,6 +19,7 @@ class Times:
 
     Attributes:
         timed: The policies that bound the time of a call.
+        tells: Whether what runs inside is told of one of them: it becomes the deadline in force.
         cuts: Whether the function cuts calls short when the deadline comes.
 
     """
@@ -29,8 +30,12 @@ class Times:
         self._signature = signature
         self._for_deadline, self._for_trio = for_deadline, for_trio
         self.timed = [part for part in parts if part.hot.limit is not None]
+        last = max((place for place, part in enumerate(self.timed, 1) if part.hot.tells), default=0)
+        # The innermost that tells what is inside knows those around it, which may end sooner.
+        self._told = self.timed[:last]
+        self.tells = bool(self._told)
         self.cuts = for_deadline and signature.is_async and not is_inner
-        self._outer = "outer" if for_deadline and self.timed else "None"
+        self._outer = "outer" if for_deadline and self.tells else "None"
 
     @property
     def has_queues(self) -> bool:
@@ -39,7 +44,7 @@ class Times:
 
     def look_for_deadline(self) -> list[str]:
         """Find the deadline in force; the slow way has the error for one that is over."""
-        outer = "outer = " if self.timed else ""
+        outer = "outer = " if self.tells else ""
         return [
             f"{outer}deadline = block()",
             "if deadline is not None:",
@@ -48,7 +53,36 @@ class Times:
             f"{INDENT}{INDENT}{self._signature.slow}",
         ]
 
-    def find_cuts(self) -> list[str]:
+    def begin(self, *, reads_began: bool) -> list[str]:
+        """
+        Say when the call begins and must end, by the deadline in force or without one.
+
+        Args:
+            reads_began: Whether a statement reads ``began``.
+
+        """
+        alone: list[str] = []
+        within: list[str] = []
+        if self.cuts:
+            alone.append("key = cuts = None" if self.timed else "key = cuts = cancels = None")
+            within += self._find_cuts()
+        if reads_began:
+            alone.append("began = monotonic()")  # with a deadline it is read already
+        if self.has_queues:
+            within += self._outlasted()
+        if self.tells:
+            nearest = min(reversed(self._told), key=lambda part: part.hot.seconds or 0.0)
+            end = nearest.text("began + $settings.duration")
+            alone.append(f"until = {end}")
+            within.append(f"if deadline < (until := {end}): until = deadline")
+        if not self._for_deadline:
+            return alone
+        lines = [f"if deadline is None: {alone[0]}"] if len(alone) == 1 else []
+        if len(alone) > 1:
+            lines = ["if deadline is None:", *indented(alone)]
+        return [*lines, f"{ELSE}:", *indented(within)] if within else lines
+
+    def _find_cuts(self) -> list[str]:
         """Find where the deadline is kept, unless the call that makes this one keeps it already."""
         if self.timed:
             loop = self.timed[0].text("$queue.loop")
@@ -68,28 +102,18 @@ class Times:
                 "cancels = key.cancelling()",
                 "if key in cuts.at: key = None if cuts.at[key] <= deadline else Nearer(key)",
             ]
-        none = "key = cuts = None" if self.timed else "key = cuts = cancels = None"
-        found.append("if deadline < cuts.next: cuts.arm(deadline)")
-        return [f"if deadline is None: {none}", f"{ELSE}:", *indented(found)]
+        return [*found, "if deadline < cuts.next: cuts.arm(deadline)"]
 
-    def set_end(self) -> list[str]:
-        """Say when the time of this call is up."""
-        lines = [self._nearest.text("until = began + $settings.duration")]
-        if not self._for_deadline:
-            return lines
-        if self._signature.is_async:
-            for part in self.timed:
-                lines += [
-                    part.text("if deadline is not None and deadline <= began + $settings.duration:"),
-                    part.text(f"{INDENT}if task in ($queue := $queue.outlasted).began:"),
-                    *indented(indented([*self.forget_task, self._signature.slow])),
-                ]
-        return [*lines, "if deadline is not None and deadline < until: until = deadline"]
-
-    @property
-    def _nearest(self) -> Part:
-        """The limit that ends first; of equals, the innermost."""
-        return min(reversed(self.timed), key=lambda part: part.hot.seconds or 0.0)
+    def _outlasted(self) -> list[str]:
+        """Find the places of a call whose deadline comes first."""
+        lines: list[str] = []
+        for part in self.timed:
+            lines += [
+                part.text("if deadline <= began + $settings.duration:"),
+                part.text(f"{INDENT}if task in ($queue := $queue.outlasted).began:"),
+                *indented(indented([*self.forget_task, self._signature.slow])),
+            ]
+        return lines
 
     def find_queues(self) -> list[str]:
         """Find the queues of this event loop, and the task that calls."""
@@ -141,7 +165,8 @@ class Times:
     def how_it_failed(self) -> str:
         """What finds out whether a limit has cut the call short, and which."""
         entries = ", ".join(part.text("($limit, $queue)") for part in reversed(self.timed))
-        return f"failure, at = end_of_time(task, cancels, error, until, {self._outer}, [{entries}])"
+        told = f", until, {self._outer}" if self.tells else ""
+        return f"failure, at = end_of_time(task, cancels, error, [{entries}]{told})"
 
     def not_late(self) -> list[str]:
         """Leave the queues; whom one has cut short meanwhile was in time after all."""

@@ -148,8 +148,8 @@ class Progress:
                 self._retry.retries += 1
         else:
             self._retry.retries += 1
-        # Only a deadline asks how long attempts take.
-        self._began = _clock.monotonic() if usage.used else None
+        # Only a deadline asks how long attempts take; and a limit of time around, which may be no deadline.
+        self._began = _clock.monotonic() if usage.used or self._is_bounded else None
         return context
 
     def ended(self, outcome: Outcome[Any]) -> None:

@@ -46,6 +46,10 @@ class Timeout(Policy):
         thread: Whether plain functions run in a thread that can be left behind. Default False.
         max_abandoned: Threads left behind, >= 1, beyond which calls are refused with
             `ConcurrencyLimitedError`; None for no bound. Default 40, as AnyIO's worker threads.
+        propagate: Whether what is called inside is told how long there is: the end of this
+            timeout becomes its `deadline`. False bounds the call in the same way and is cheaper;
+            only the policies of the same pipeline know the end. Default True, our own choice of
+            what is safe: nothing begins for which nobody waits any more.
 
     Attributes:
         timed_out: Calls that used up their duration. A call that the caller's deadline ended is not
@@ -76,9 +80,13 @@ class Timeout(Policy):
         name: str | None = None,
         thread: bool = False,
         max_abandoned: int | None = MAX_ABANDONED,
+        propagate: bool = True,
     ) -> None:
         settings = all_right(
-            name, lambda: TimeoutSettings(duration=duration, thread=thread, max_abandoned=max_abandoned)
+            name,
+            lambda: TimeoutSettings(
+                duration=duration, thread=thread, max_abandoned=max_abandoned, propagate=propagate
+            ),
         )
         super().__init__(name)
         self._settings = settings
@@ -127,7 +135,8 @@ class Timeout(Policy):
             return NOTHING
         if callable(settings.duration) or settings.thread:
             return None
-        usage.begin()  # before the code is made: the deadline is there for whoever looks
+        if settings.propagate:
+            usage.begin()  # before the code is made: the deadline is there for whoever looks
         return Hot(
             names={"settings": settings},
             limit=self,
@@ -183,9 +192,9 @@ class Timeout(Policy):
         outcome: Outcome[Any] | None
         try:
             if settings.thread:
-                outcome = yield from self._in_thread(attempt, inner, bound.until)
+                outcome = yield from self._in_thread(attempt, inner, bound.until, tells=settings.propagate)
             else:
-                outcome = yield Bound(inner(attempt), bound.until)
+                outcome = yield Bound(inner(attempt), bound.until, tells=settings.propagate)
         except BaseException:
             attempt.let_go(None)
             raise
@@ -203,7 +212,7 @@ class Timeout(Policy):
         return outcome
 
     def _in_thread(
-        self, attempt: Call, inner: Inner, until: Seconds
+        self, attempt: Call, inner: Inner, until: Seconds, *, tells: bool
     ) -> Generator[Command, Any, Outcome[Any] | None]:
         limit = self._settings.max_abandoned
         if limit is not None and self._abandoned >= limit:
@@ -212,7 +221,9 @@ class Timeout(Policy):
             return Outcome(error=ConcurrencyLimitedError(self.name))
         work = _Work()
         try:
-            outcome: Outcome[Any] | None = yield Bound(self._work(work, attempt, inner), until, thread=True)
+            outcome: Outcome[Any] | None = yield Bound(
+                self._work(work, attempt, inner), until, thread=True, tells=tells
+            )
         except BaseException as error:
             late = self._abandon(work)
             if late is not None and not isinstance(error, GeneratorExit):
@@ -336,14 +347,15 @@ class Guard:
 
         if self._bound is not None:
             raise RuntimeError("a guard is entered once: ask for a new one")
+        settings = self._timeout.settings
         self._bound = bound = _Bound(
-            self._timeout, self._timeout.settings.duration, replace(PLAIN, deadline=current_deadline())
+            self._timeout, settings.duration, replace(PLAIN, deadline=current_deadline())
         )
         if bound.is_over:
             raise DeadlineExceededError("deadline exceeded: not started")
         if bound.until is None:
             return
-        self._block = bounded(bound.until)
+        self._block = bounded(bound.until if settings.propagate else None)
         self._limit = adrive.backend().limit(bound.until)
         await self._limit.__aenter__()
         self._block.__enter__()

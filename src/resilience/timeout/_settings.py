@@ -39,6 +39,14 @@ class TimeoutSettings:
     any number. Default 40, AnyIO's bound on worker threads. It matters only with *thread*.
     """
 
+    propagate: bool = True
+    """
+    Whether what is called inside is told how long there is: the end of this timeout becomes the `deadline` in
+    force, into which the retries, waits and HTTP clients of the function fit. Default True, our own choice of
+    what is safe: nothing begins for which nobody waits any more. False bounds the call in the same way and is
+    cheaper: only the policies of the same pipeline know the end, and a deadline around it is seen as before.
+    """
+
     def __post_init__(self) -> None:
         check = Check("Timeout")
         if callable(self.duration):
@@ -50,6 +58,7 @@ class TimeoutSettings:
             check.seconds("duration", self.duration, optional=True)
         check.flag("thread", self.thread)
         check.whole("max_abandoned", self.max_abandoned, optional=True)
+        check.flag("propagate", self.propagate)
         check.done()
 
 
