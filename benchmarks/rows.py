@@ -81,8 +81,8 @@ class Row:
         use: Makes what the loop calls, from the policy, the function and the colour.
         statement: What the loop runs, if not the ending's.
         scope: Makes the block in which it is measured, apart from the others; None to be with them.
-        is_late: Whether it brings deadlines into use, from which on all code looks for one: it is measured
-            after those that do not.
+        is_late: Whether it is measured where deadlines are in use, so that all code looks for one: after
+            those that are not.
         written: Makes what the loop calls from the function and the colour: the same job, written by hand.
 
     """
@@ -251,6 +251,17 @@ def whole_in_time():
     return Pipeline("bench", Retry(), CircuitBreaker(), rate_limiter(), concurrency_limiter(), Timeout(10.0))
 
 
+def timeout_alone():
+    """Return a timeout that does not tell what is inside."""
+    return Timeout(10.0, propagate=False)
+
+
+def whole_in_time_alone():
+    return Pipeline(
+        "bench", Retry(), CircuitBreaker(), rate_limiter(), concurrency_limiter(), timeout_alone()
+    )
+
+
 def nothing():
     return Pipeline("bench", Timeout(None))
 
@@ -330,10 +341,10 @@ ROWS = (
         scope=call_metrics,
         written=written(hand.METRICS, hand.RETRY, hand.TIMED_BREAKER, hand.RATE, hand.CONCURRENCY),
     ),
-    Row("timeout", partial(Timeout, 10.0), asyncio=2.6, colours=(ASYNCIO,), is_late=True),
+    Row("timeout, propagate=False", timeout_alone, asyncio=2.6, colours=(ASYNCIO,), is_late=True),
     Row(
-        "whole pipeline, timeout",
-        whole_in_time,
+        "whole pipeline, timeout, propagate=False",
+        whole_in_time_alone,
         asyncio=3.5,
         colours=(ASYNCIO,),
         scope=call_metrics,
@@ -354,6 +365,8 @@ ROWS = (
     Row("refusal, full limiter", full, 5, 5, ending=REFUSED),
     Row("failing call", breaker_and_limiter, 8, 8, ending=FAILED),
     Row("one failure, then success", retry_and_breaker, 15, 15, ending=FLAKY),
+    Row("timeout", partial(Timeout, 10.0), colours=(ASYNCIO,), is_late=True),
+    Row("whole pipeline, timeout", whole_in_time, colours=(ASYNCIO,), scope=call_metrics, is_late=True),
     Row("whole pipeline, no metrics", whole),
     Row("whole pipeline, timeout, no metrics", whole_in_time, colours=(ASYNCIO,), is_late=True),
     Row("retry with budget, deadlines in use", Retry, is_late=True),
