@@ -41,7 +41,10 @@ MOST = 2.5
 PASSED = 1.5
 """What one may cost for a request that it only passes on, in the same."""
 
-HELD = {"DeadlineMiddleware, a request with one": 3.7}
+HELD = {
+    "DeadlineMiddleware, a request with one": 3.5,
+    "DeadlineMiddleware, a request with one, for all of the answer": 3.5,
+}
 """What was reached where a bound is missed by far."""
 
 DEEP = 5  # layers of a kind around the application, so that their cost stands out from its own
@@ -115,6 +118,12 @@ ROWS = (
     ),
     ("DeadlineMiddleware, a request without a deadline", DeadlineMiddleware, HEADERS, MOST),
     ("DeadlineMiddleware, a request with one", DeadlineMiddleware, TIMED, MOST),
+    (
+        "DeadlineMiddleware, a request with one, for all of the answer",
+        lambda inner: DeadlineMiddleware(inner, covers="answer"),
+        TIMED,
+        MOST,
+    ),
     (
         "LoadSheddingMiddleware",
         lambda inner: LoadSheddingMiddleware(inner, ConcurrencyLimiter("bench", limit=100)),

@@ -81,12 +81,12 @@ def test_a_request_that_is_late_on_arrival_is_refused(async_runtime, header):
     assert granted(async_runtime, [header]) == (None, 504, 0)
 
 
-def late(runtime, app, error=None, *, headers=None):
+def late(runtime, app, error=None, *, headers=None, covers="head"):
     """Run an application that takes too long; return the exchange."""
     exchange = Exchange(runtime, headers=headers or {"X-Request-Timeout": "20m"})
 
     async def body():
-        layer = DeadlineMiddleware(app)
+        layer = DeadlineMiddleware(app, covers=covers)
         if error is None:
             await exchange.run(layer)
         else:
@@ -117,16 +117,17 @@ def test_an_application_that_takes_too_long_is_cancelled_and_504_is_answered(asy
     assert (problem["type"], problem["title"], problem["status"]) == ("about:blank", "Gateway Timeout", 504)
 
 
-def test_an_answer_that_has_begun_is_broken_off(async_runtime):
+def test_an_answer_that_has_begun_is_broken_off_if_its_time_is_for_all_of_it(async_runtime):
     async def app(scope, receive, send):
         await begin(send)
         await async_runtime.sleep(60)
 
-    exchange = late(async_runtime, app, DeadlineExceededError)
+    exchange = late(async_runtime, app, DeadlineExceededError, covers="answer")
     assert [message["type"] for message in exchange.sent] == ["http.response.start"]
 
 
-def test_work_in_the_background_has_no_deadline(async_runtime):
+@pytest.mark.parametrize("covers", ["head", "answer"])
+def test_work_in_the_background_has_no_deadline(async_runtime, covers):
     seen = []
 
     async def app(scope, receive, send):
@@ -135,12 +136,13 @@ def test_work_in_the_background_has_no_deadline(async_runtime):
         await async_runtime.sleep(0.05)
         seen.append("done")
 
-    assert late(async_runtime, app).status == 200
+    assert late(async_runtime, app, covers=covers).status == 200
     assert seen == [None, "done"]
 
 
+@pytest.mark.parametrize("covers", ["head", "answer"])
 @pytest.mark.parametrize("forwards", ["at once", "when awaited"])
-def test_work_in_the_background_has_no_deadline_of_any_layer(async_runtime, forwards):
+def test_work_in_the_background_has_no_deadline_of_any_layer(async_runtime, forwards, covers):
     seen = []
 
     async def app(scope, receive, send):
@@ -156,8 +158,8 @@ def test_work_in_the_background_has_no_deadline_of_any_layer(async_runtime, forw
 
         return layer
 
-    three = between(DeadlineMiddleware(between(DeadlineMiddleware(app))))
-    assert late(async_runtime, three).status == 200
+    inner = DeadlineMiddleware(between(DeadlineMiddleware(app, covers=covers)), covers=covers)
+    assert late(async_runtime, between(inner), covers=covers).status == 200
     assert seen == [None]
 
 
@@ -172,10 +174,10 @@ def test_a_layer_that_answers_on_lets_what_is_inside_it_keep_its_deadline(async_
         async def forward(message):
             await send({**message, "more_body": message["type"] == "http.response.body"})
 
-        await DeadlineMiddleware(app)(scope, receive, forward)
+        await DeadlineMiddleware(app, covers="answer")(scope, receive, forward)
         await send({"type": "http.response.body", "body": b""})
 
-    assert late(async_runtime, layer).status == 200
+    assert late(async_runtime, layer, covers="answer").status == 200
     assert seen[0] is not None
 
 
@@ -278,10 +280,16 @@ def test_what_is_no_request_passes_through_untouched(async_runtime, kind):
 
 
 def test_all_that_is_wrong_is_said_at_once():
-    wrong = {"headers": ["a b"], "cap": 0, "default": float("nan"), "problem_type": 3}
-    with pytest.raises(ConfigError) as caught:
+    wrong = {"headers": ["a b"], "cap": 0, "default": float("nan"), "covers": "body", "problem_type": 3}
+    with pytest.raises(ConfigError, match="covers must be 'head' or 'answer', got 'body'") as caught:
         DeadlineMiddleware(answering(), **wrong)
     assert [problem.setting for problem in caught.value.problems] == list(wrong)
+
+
+@pytest.mark.parametrize("covers", [None, True, "", "HEAD", ["head"]])
+def test_what_is_no_part_of_an_answer_cannot_be_covered(covers):
+    with pytest.raises(ConfigError, match="covers must be 'head' or 'answer'"):
+        DeadlineMiddleware(answering(), covers=covers)
 
 
 @pytest.mark.parametrize("headers", [None, 5, [b"x-time"]])

@@ -23,10 +23,10 @@ async def hang(scope, receive, send):
     await asyncio.Event().wait()
 
 
-def request(app, timeout="20m"):
+def request(app, timeout="20m", **settings):
     """Return an exchange, and the coroutine of its request under a deadline."""
     exchange = Exchange(AsyncioRuntime(), headers={"X-Request-Timeout": timeout})
-    return exchange, exchange.run(DeadlineMiddleware(app))
+    return exchange, exchange.run(DeadlineMiddleware(app, **settings))
 
 
 # --- what headers mean -----------------------------------------------------------------------------------------------
@@ -200,13 +200,14 @@ def test_a_request_that_is_interrupted_leaves_nothing_behind(kind):
     assert asyncio.run(body()) == ({}, None, 0)
 
 
-def test_work_in_the_background_is_not_cancelled_and_leaves_nothing_behind():
+@pytest.mark.parametrize("covers", ["head", "answer"])
+def test_work_in_the_background_is_not_cancelled_and_leaves_nothing_behind(covers):
     async def app(scope, receive, send):
         await answer(send)
         await asyncio.sleep(0.05)
 
     async def body():
-        exchange, run = request(app)
+        exchange, run = request(app, covers=covers)
         await run
         return exchange.status, loops.cuts.at, asyncio.current_task().cancelling()
 
@@ -222,7 +223,7 @@ def test_a_request_that_broke_off_needs_no_collector():
             return
 
     async def body():
-        _, run = request(app)
+        _, run = request(app, covers="answer")
         task = asyncio.create_task(run)
         await asyncio.wait([task])
         assert isinstance(task.exception(), DeadlineExceededError)

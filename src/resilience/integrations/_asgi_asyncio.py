@@ -15,7 +15,7 @@ from resilience.typing import Seconds
 
 class Timed(bounded):
     """
-    A deadline block that is cut short, and ends with the last part of the answer.
+    A deadline block that is cut short, and is over with the last part of the answer, or with its head.
 
     Like ``asyncio.timeout``, it cancels once: the application's own cleaning up is not cancelled again. And a
     cancellation by somebody else leaves as it came.
@@ -23,21 +23,33 @@ class Timed(bounded):
     Nothing is set when it is made, which would cost as much again: whoever makes one sets it all.
 
     Attributes:
+        at: When each request of its loop is cut short, this one among them; empty where asyncio does not run.
+        beyond: Instant of what is outside of it and of the requests around it, or None. Set like *own*.
+        cancels: How many cancellations its task had to bear when the request began.
         forward: Sends a message to the server.
         has_begun: Whether the answer has begun.
         has_ended: Whether it is complete.
+        inside: The request directly inside of it that began last, of another layer as a rule; None if there
+            is none.
+        own: Instant at which it is cut short, whatever requests are around it; None when its time does not
+            matter any more. Not set if nothing is around it.
         was_cut: Whether the request was cancelled because its time was up, even if it ended as it liked.
         task: The task that it cancels.
-        cancels: How many cancellations that had to bear when the request began.
 
     """
 
-    __slots__ = ("cancels", "forward", "has_begun", "has_ended", "task", "was_cut")
+    __slots__ = (
+        "at", "beyond", "cancels", "forward", "has_begun", "has_ended", "inside", "own", "task", "was_cut",
+    )  # fmt: skip
 
+    at: "dict[Any, Seconds]"
+    beyond: Seconds | None
     cancels: int
     forward: Send
     has_begun: bool
     has_ended: bool
+    inside: "Timed | None"
+    own: Seconds | None
     task: "asyncio.Task[Any] | None"
     was_cut: bool
 
@@ -61,24 +73,50 @@ class Timed(bounded):
             else ends_answer(message)
         ):
             self.has_ended = True
-            outer = self.outer
-            self.until = outer.until if isinstance(outer, bounded) else outer
-            if (inside := block.get()) is not self:
+            if (outer := self.outer) is None:
+                self.until = None
+            else:
+                self.until = outer.until if isinstance(outer, bounded) else outer
+                self.own = None
+            if (inside := self.inside) is not None:
                 self._let_go(inside)
         forward = self.forward
         return forward(message)
 
-    def _let_go(self, inside: object) -> None:
-        """Let those whose answers are complete, from *inside* outwards, have no deadline of this request."""
-        ended: list[Timed] = []
-        while isinstance(inside, Timed) and inside.has_ended and inside is not self:
-            ended.append(inside)
-            inside = inside.outer
-        if inside is self:
-            for each in ended:
-                each.until = self.until
+    def send_head(self, message: Message) -> Awaitable[None]:
+        """Send a part of an answer that need only begin in time."""
+        # Written out as in `send`: a method of both would cost as much again.
+        if not self.has_begun:
+            if message["type"] == "http.response.start":
+                self.has_begun = True
+                self.at.pop(self, None)
+                if (outer := self.outer) is None:
+                    self.until = None
+                else:
+                    self.until = outer.until if isinstance(outer, bounded) else outer
+                    self.own = None
+                if (inside := self.inside) is not None:
+                    self._let_go(inside)
+        elif (
+            "more_body" not in message or not message["more_body"]
+            if message["type"] == "http.response.body"
+            else ends_answer(message)
+        ):
+            self.has_ended = True
+        forward = self.forward
+        return forward(message)
 
-    def end(self, cuts: Cuts, error: BaseException | None) -> bool:
+    def _let_go(self, inside: "Timed | None") -> None:
+        """Let *inside*, and the requests inside of that, have no deadline of this one, which is over."""
+        left = self.until
+        while inside is not None:
+            own = inside.own
+            if own is not None and (left is None or own < left):
+                left = own
+            inside.until = left
+            inside = inside.inside
+
+    def end(self, error: BaseException | None) -> bool:
         """Leave the block, which ended with *error*; return whether that was our doing."""
         is_late = self.is_late()
         if block.get() is self:
@@ -86,7 +124,8 @@ class Timed(bounded):
         else:
             self.__exit__(None, None, None)
         task, self.task = self.task, None  # no cycle: task -> error -> traceback -> frame -> task
-        cuts.at.pop(self, None)
+        self.at.pop(self, None)
+        self.inside = None  # no cycle: this one is outside of that one
         if self.was_cut and task is not None:
             is_last = task.uncancel() <= self.cancels
             if is_last and isinstance(error, asyncio.CancelledError):

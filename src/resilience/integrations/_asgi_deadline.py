@@ -5,7 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from threading import get_ident
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from resilience import DeadlineExceededError, _clock
 from resilience._runtime._asyncio_cuts import loops, task_of
@@ -52,10 +52,11 @@ class DeadlineMiddleware:
     Give each request the time that its caller still waits, and stop working for one who has gone.
 
     The application runs inside a `resilience.deadline`: ``remaining()`` tells how long there is, policies
-    keep it, and calls carry it on. When the time is up the application is cancelled; if its answer has not
-    begun, the answer is 504. A request whose time was up on arrival is answered 504 without asking the
-    application. The deadline ends with the last part of the answer: work in the background afterwards has
-    none.
+    keep it, and calls carry it on. When the time is up the application is cancelled, and the answer is 504. A
+    request whose time was up on arrival is answered 504 without asking the application. The deadline is over
+    when the answer begins: a body, or an event stream, takes as long as it takes. With ``covers="answer"`` it
+    is over with the last part of the answer, and one that has begun is broken off. Work in the background
+    afterwards never has it.
 
     Functions that run on threads are not interrupted. Websockets pass through.
 
@@ -67,6 +68,9 @@ class DeadlineMiddleware:
             ``grpc-timeout`` and ``x-envoy-expected-rq-timeout-ms``.
         cap: Seconds, > 0, that a request has at most, whatever it says. None: no bound. Default 60.0 (nginx).
         default: Seconds, > 0, that a request has that does not say. Default None: as long as it takes.
+        covers: How much of the answer has to be there in time: ``"head"``, its beginning, or ``"answer"``,
+            all of it, for callers who wait no longer than they say for all of it, as those of gRPC and Envoy
+            do. Default ``"head"``: so do the timeouts of attempts of `resilience.integrations.httpx` end.
         problem_type: ``type`` of the problem that is sent, a URI. Default ``about:blank`` (RFC 9457).
 
     Raises:
@@ -80,7 +84,7 @@ class DeadlineMiddleware:
 
     """
 
-    __slots__ = ("_default", "_headers", "_problem_type", "app")
+    __slots__ = ("_covers_answer", "_default", "_headers", "_problem_type", "app")
 
     def __init__(
         self,
@@ -89,6 +93,7 @@ class DeadlineMiddleware:
         headers: Sequence[str] = HEADERS,
         cap: Seconds | None = CAP,
         default: Seconds | None = None,
+        covers: Literal["head", "answer"] = "head",
         problem_type: str = ABOUT_BLANK,
     ) -> None:
         problems: list[Problem] = []
@@ -98,6 +103,8 @@ class DeadlineMiddleware:
         for setting, value in (("cap", cap), ("default", default)):
             if value is not None and not is_seconds(value):
                 problems.append(Problem(setting, value, "must be a finite number of seconds > 0 or None"))
+        if covers not in ("head", "answer"):
+            problems.append(Problem("covers", covers, "must be 'head' or 'answer'"))
         if not isinstance(problem_type, str):
             problems.append(Problem("problem_type", problem_type, "must be a URI"))
         if problems:
@@ -107,6 +114,7 @@ class DeadlineMiddleware:
         self._headers = {name.lower().encode(): Said(reader_of(name), most) for name in names or ()}
         self._default = math.inf if default is None else min(default, most)
         self._problem_type = problem_type
+        self._covers_answer = covers == "answer"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Names of this function: what is called as an attribute of an object is looked up each time.
@@ -127,13 +135,24 @@ class DeadlineMiddleware:
         request = Timed()  # set from here: a method that does it costs as much again
         request.forward = send
         request.has_begun = request.has_ended = request.was_cut = False
+        request.inside = None
         until = _clock.monotonic() + left
         request.outer = outer = _innermost_block()
-        if outer is not None:
-            outside = outer.until if isinstance(outer, bounded) else outer
-            if outside is not None and outside < until:
-                until = outside
         request.until = until
+        if outer is not None:
+            # A request outside is cut short itself, and may be over before.
+            if isinstance(outer, Timed):
+                outside, beyond = outer.until, None if outer.outer is None else outer.beyond
+                if outside is not None:
+                    outer.inside = request
+            else:
+                outside = beyond = outer.until if isinstance(outer, bounded) else outer
+            if outside is not None and outside < until:
+                request.until = outside
+            request.beyond = beyond
+            if beyond is not None and beyond < until:
+                until = beyond
+            request.own = until
         cuts: Any
         task: Any
         if (cuts := loops.cuts).runner._thread_id != get_ident() or (task := task_of(cuts.loop)) is None:
@@ -144,23 +163,25 @@ class DeadlineMiddleware:
         request.cancels = task.cancelling()
         request.task = task
         del task  # no cycle: task -> error -> traceback -> frame -> task
+        request.at = at = cuts.at
         try:
             if until < cuts.next:
                 cuts.arm(until)
-            cuts.at[request] = until
+            at[request] = until
             if not usage.used:
                 usage.begin()
             _set_block(request)
-            await app(scope, receive, request.send)
+            await app(scope, receive, request.send if self._covers_answer else request.send_head)
             if _innermost_block() is request and not request.was_cut:  # as `end` does it, for most requests
                 _set_block(request.outer)
-                cuts.at.pop(request, None)
+                at.pop(request, None)
+                request.inside = None
                 return
-            request.end(cuts, None)
+            request.end(None)
             if not request.was_cut:
                 return
         except BaseException as error:
-            if not request.end(cuts, error):
+            if not request.end(error):
                 raise
         await self._finish(request)
 
@@ -169,11 +190,13 @@ class DeadlineMiddleware:
         from resilience.integrations import _asgi_anyio  # noqa: PLC0415  # AnyIO comes when it is needed
 
         bounded.__init__(request, until)
+        request.at = {}
+        forward = request.send if self._covers_answer else request.send_head
         cut = _asgi_anyio.scope_for(until - _clock.monotonic())
 
         def send(message: Message) -> Awaitable[None]:
-            sent = request.send(message)
-            if request.has_ended:
+            sent = forward(message)
+            if request.has_ended or (request.has_begun and not self._covers_answer):
                 cut.deadline = math.inf
             return sent
 
@@ -186,6 +209,8 @@ class DeadlineMiddleware:
         else:
             if not cut.cancel_called:
                 return
+        finally:
+            request.inside = None
         await self._finish(request)
 
     async def _finish(self, request: Timed) -> None:
