@@ -6,7 +6,9 @@ and so is what generated code can cost at the least. This stands beside its gate
 It has no settings, no events, no waiting line and no reload; what is not plain success it only points at.
 """
 
+import asyncio
 from bisect import bisect_left
+from contextvars import ContextVar
 from dataclasses import dataclass
 from textwrap import indent
 from time import monotonic
@@ -65,19 +67,31 @@ METRICS = Job(
     "if took <= 0.005: buckets[0] += 1\nelse: buckets[bisect(BOUNDS, took)] += 1\n"
     "calls.seconds += took"
 )
+TIMEOUT = Job(
+    "if deadline.get() is not None: refuse()\n"
+    "task = current_task()\n"
+    "if task in under_way: refuse()\n"
+    "if not timer.is_armed: arm()\n"
+    "cancels = task.cancelling()\n"
+    "under_way[task] = began",
+    "if under_way.pop(task, None) is None: task.uncancel()",
+)
+TIMEOUT_ALONE = Job(f"began = clock()\n{TIMEOUT.before}", TIMEOUT.after)
 METRICS_ALONE = Job("began = clock()", f"now = clock()\n{METRICS.after}")
 
 
 class State:
     """What a job counts, in slots."""
 
-    __slots__ = ("acquired", "bucket_end", "good", "inflight", "is_open", "limit", "seconds", "tat")
+    __slots__ = (
+        "acquired", "bucket_end", "good", "inflight", "is_armed", "is_open", "limit", "seconds", "tat",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.acquired = self.good = self.inflight = 0
         self.seconds = self.tat = 0.0
         self.limit, self.bucket_end = 1000, float("inf")
-        self.is_open = False
+        self.is_armed, self.is_open = True, False
 
 
 def guarded(*jobs: Job) -> Any:
@@ -86,8 +100,9 @@ def guarded(*jobs: Job) -> Any:
     def wrap(fn: Any, *, is_async: bool) -> Any:
         known: dict[str, Any] = {
             "bisect": bisect_left, "BOUNDS": (0.005, 0.01, 0.1, 1.0), "buckets": [0] * 5, "clock": monotonic,
-            "fn": fn, "PACE": 1e-9, "ROOM": 1.0,
-            **{name: State() for name in ("bucket", "calls", "circuit", "places", "retry")},
+            "current_task": asyncio.current_task, "deadline": ContextVar("deadline", default=None),
+            "fn": fn, "PACE": 1e-9, "ROOM": 1.0, "under_way": {},
+            **{name: State() for name in ("bucket", "calls", "circuit", "places", "retry", "timer")},
         }  # fmt: skip
         parts = {
             "before": "\n".join(job.before for job in jobs if job.before),

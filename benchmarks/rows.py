@@ -341,7 +341,14 @@ ROWS = (
         scope=call_metrics,
         written=written(hand.METRICS, hand.RETRY, hand.TIMED_BREAKER, hand.RATE, hand.CONCURRENCY),
     ),
-    Row("timeout, propagate=False", timeout_alone, asyncio=2.6, colours=(ASYNCIO,), is_late=True),
+    Row(
+        "timeout, propagate=False",
+        timeout_alone,
+        asyncio=2.6,
+        colours=(ASYNCIO,),
+        is_late=True,
+        written=written(hand.TIMEOUT_ALONE),
+    ),
     Row(
         "whole pipeline, timeout, propagate=False",
         whole_in_time_alone,
@@ -349,6 +356,9 @@ ROWS = (
         colours=(ASYNCIO,),
         scope=call_metrics,
         is_late=True,
+        written=written(
+            hand.METRICS, hand.RETRY, hand.TIMED_BREAKER, hand.RATE, hand.CONCURRENCY, hand.TIMEOUT
+        ),
     ),
     Row(
         "with policy.guard()",
