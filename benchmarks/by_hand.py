@@ -8,6 +8,7 @@ It has no settings, no events, no waiting line and no reload; what is not plain 
 
 import asyncio
 from bisect import bisect_left
+from collections import defaultdict
 from contextvars import ContextVar
 from dataclasses import dataclass
 from textwrap import indent
@@ -71,7 +72,7 @@ TIMEOUT = Job(
     "if deadline.get() is not None: refuse()\n"
     "task = current_task()\n"
     "if task in under_way: refuse()\n"
-    "if not timer.is_armed: arm()\n"
+    "if not timers[task.get_loop()].is_armed: arm()\n"
     "cancels = task.cancelling()\n"
     "under_way[task] = began",
     "if under_way.pop(task, None) is None: task.uncancel()",
@@ -101,8 +102,9 @@ def guarded(*jobs: Job) -> Any:
         known: dict[str, Any] = {
             "bisect": bisect_left, "BOUNDS": (0.005, 0.01, 0.1, 1.0), "buckets": [0] * 5, "clock": monotonic,
             "current_task": asyncio.current_task, "deadline": ContextVar("deadline", default=None),
-            "fn": fn, "PACE": 1e-9, "ROOM": 1.0, "under_way": {},
-            **{name: State() for name in ("bucket", "calls", "circuit", "places", "retry", "timer")},
+            "fn": fn, "PACE": 1e-9, "ROOM": 1.0,
+            "timers": defaultdict(State), "under_way": {},
+            **{name: State() for name in ("bucket", "calls", "circuit", "places", "retry")},
         }  # fmt: skip
         parts = {
             "before": "\n".join(job.before for job in jobs if job.before),

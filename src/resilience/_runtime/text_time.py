@@ -1,5 +1,7 @@
 """The lines of a generated function about time: limits of its policies, and the caller's deadline."""
 
+import sys
+
 from resilience._runtime.hot import ELSE
 from resilience._runtime.locked import INDENT, indented
 from resilience._runtime.signature import Signature
@@ -96,7 +98,7 @@ class Times:
             key = "(key := task_of(cuts.loop)) is None"
             found = ["if in_trio_task():", INDENT + self._signature.slow] if self._for_trio else []
             found += [
-                f"if (cuts := loops.cuts).runner._thread_id != thread() or {key}:",
+                f"if {_elsewhere('(cuts := loops.cuts)')} or {key}:",
                 f"{INDENT}if (cuts := loops.of(running_loop())) is None or {key}:",
                 *indented(indented([self._signature.slow])),
                 "cancels = key.cancelling()",
@@ -121,7 +123,7 @@ class Times:
         task = "(task := task_of($queue.loop)) is None"
         lines = ["if in_trio_task():", INDENT + self._signature.slow] if self._for_trio else []
         lines += [
-            first.text(f"if ($queue := $limit.queue).runner._thread_id != thread() or {task}:"),
+            first.text(f"if {_elsewhere('($queue := $limit.queue)')} or {task}:"),
             INDENT + first.text(f"if ($queue := $limit.queue_of(running_loop())) is None or {task}:"),
             *indented(indented([self._signature.slow])),
         ]
@@ -188,3 +190,10 @@ class Times:
             f"{INDENT}try: del cuts.at[key]",
             f"{INDENT}except KeyError: key.uncancel()",
         ]
+
+
+def _elsewhere(kept: str) -> str:
+    """Return what says that the event loop which *kept* is about does not run this thread."""
+    if sys.version_info >= (3, 12):
+        return f"{kept}.loop is not running_loop()"
+    return f"{kept}.runner._thread_id != thread()"  # there to look for the loop asks the system first
