@@ -414,14 +414,26 @@ def test_layers_in_different_tasks_have_no_deadline_of_each_other_either(inner, 
 
 @pytest.mark.parametrize("covers", ["head", "answer"])
 def test_a_client_of_ours_reads_a_body_that_takes_longer_than_its_attempts(covers):
-    async def app(scope, receive, send):
-        if scope["type"] == "http":
-            await streaming(AsyncioRuntime(), wait=0.8)(scope, receive, send)
-
-    with serving(DeadlineMiddleware(app, covers=covers)) as client:
+    with serving(DeadlineMiddleware(served(0.8), covers=covers)) as client:
         resilient(client, Pipeline("impatient", Timeout(0.5)))
         if covers == "head":
             assert client.get("/").content == b"first last"
         else:
             with pytest.raises(httpx.RemoteProtocolError):
                 client.get("/")
+
+
+def test_an_answer_broken_off_within_a_layer_of_starlette_is_seen_to_be_broken():
+    app = DeadlineMiddleware(passing_on(served(0.8)), covers="answer", headers=[], default=0.2)
+    with serving(app) as client, pytest.raises(httpx.RemoteProtocolError):
+        client.get("/")
+
+
+def served(wait):
+    """Return an application for a server, whose answer takes *wait* seconds."""
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await streaming(AsyncioRuntime(), wait=wait)(scope, receive, send)
+
+    return app
