@@ -22,7 +22,7 @@ What a build is, and not what it has at present: a free-threaded one may have a 
 during the import of an extension.
 """
 
-_needs_locks: bool = IS_FREE_THREADED or os.environ.get("RESILIENCE_LOCKS", "0") != "0"
+_needs_locks: bool = IS_FREE_THREADED or os.environ.get("RESILIENCE_LOCKS", "") not in ("", "0")
 
 
 def needs_locks() -> bool:
