@@ -993,3 +993,19 @@ def test_trio_and_asyncio_share_one_policy(fake_clock: Any) -> None:
     trio.run(main)
     asyncio.run(main())
     assert timeout.timed_out == 3
+
+
+@pytest.mark.parametrize(
+    "policies", [[limited(None)], [limited(None), Timeout(9.0)], [Timeout(9.0), limited(None)]]
+)
+def test_a_late_failure_of_a_plain_function_without_limit_is_no_call_that_never_started(
+    fake_clock: Any, policies: list[Timeout]
+) -> None:
+    @Pipeline("stock", *[each.copy() for each in policies])
+    def fetch() -> None:
+        fake_clock.advance(3.0)
+        raise ValueError
+
+    for _ in range(3):
+        with deadline(2.0), pytest.raises(ValueError):
+            fetch()
