@@ -112,7 +112,7 @@ def test_settings_of_a_file_are_checked(bad: dict) -> None:
 
 def test_a_file_that_cannot_be_made_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for path in (tmp_path / "nowhere" / "keys.db", tmp_path / "file" / "keys.db"):
+    for path in (tmp_path / "nowhere" / "k.db", tmp_path / "file" / "k.db", tmp_path / ("n" * 300) / "k.db"):
         with pytest.raises(ConfigError, match="path must lie in a directory that exists"):
             SQLiteStore(path)
     with pytest.raises(ConfigError, match="path must name a file, not a directory"):

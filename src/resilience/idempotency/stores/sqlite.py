@@ -117,8 +117,10 @@ class SQLiteStore(ThreadedStore):
         check.that(named, "path", path, "must name a file (keys in memory are kept by MemoryStore)")
         if named:
             there = Path(path).absolute()
-            check.that(there.parent.is_dir(), "path", path, "must lie in a directory that exists")
-            check.that(not there.is_dir(), "path", path, "must name a file, not a directory")
+            is_in = os.path.isdir(there.parent)  # noqa: PTH112  # that of `Path` raises if a name is too long
+            check.that(is_in, "path", path, "must lie in a directory that exists")
+            is_file = not os.path.isdir(there)  # noqa: PTH112  # as above
+            check.that(is_file, "path", path, "must name a file, not a directory")
         check.seconds("busy_timeout", busy_timeout)
         known = synchronous in ("FULL", "NORMAL")
         check.that(known, "synchronous", synchronous, "must be 'FULL' or 'NORMAL'")
