@@ -390,6 +390,56 @@ def test_the_class_of_a_gate_that_is_gone_is_collected(gate, request):
     assert reference() is None
 
 
+class Client:
+    """Owns a gate that asks it."""
+
+    window = None
+    limit = 5
+
+    def __init__(self, kind):
+        if kind == "breaker":
+            self.gate = CircuitBreaker("g", break_duration=self.plan)
+        else:
+            self.gate = ConcurrencyLimiter("g", limit=self if kind == "places" else Vegas(alpha=self.plan))
+        self.fetch = self.gate(self._fetch)
+
+    def plan(self, _broken):
+        return 1.0
+
+    def on_sample(self, sample):
+        pass
+
+    def _fetch(self):
+        return 1
+
+
+@pytest.mark.parametrize("kind", ["breaker", "places", "vegas"])
+@pytest.mark.parametrize("how", ["block", "call"])
+def test_who_owns_a_gate_that_asks_it_is_collected(kind, how):
+    client = Client(kind)
+    for _ in range(3):
+        if how == "call":
+            client.fetch()
+        else:
+            with client.gate.guard() as permit:
+                assert type(permit) is not Guard
+            del permit
+    reference = weakref.ref(client)
+    del client
+    gc.collect()
+    assert reference() is None
+
+
+@pytest.mark.parametrize("kind", ["breaker", "places", "vegas"])
+def test_a_quick_block_of_a_gate_that_asks_its_owner_may_become_plain(kind):
+    gate = Client(kind).gate
+    with gate.guard() as permit:
+        with pytest.raises(TypeError):
+            permit.settle(None)
+        assert type(permit) is Guard
+    assert permit.token is None
+
+
 def test_blocks_leave_nothing_for_the_collector(no_gc, gate):
     gc.collect()
     for _ in range(10):

@@ -17,7 +17,7 @@ from typing import Any, Final
 from resilience import _clock
 from resilience._runtime import drive, templates
 from resilience._runtime.flow import PLAIN
-from resilience._runtime.hot import Hot, Visible
+from resilience._runtime.hot import Hot, Visible, leads_out
 from resilience._runtime.locked import IS_FREE_THREADED, needs_locks
 from resilience._runtime.plan import AttemptPlan, Plan
 from resilience._runtime.policy import Policy
@@ -97,7 +97,8 @@ def is_visible(value: object) -> bool:
     if IS_FREE_THREADED:
         return True
     kinds = type(value).__mro__  # a policy is an abstract base class, whose instances are slow to tell
-    return Policy in kinds or Visible in kinds or callable(value)  # a classifier: the user's
+    # A classifier is the user's; so is what a machine was given to ask, which may know the function.
+    return Policy in kinds or Visible in kinds or callable(value) or leads_out(value)
 
 
 def names_with(fn: Callable[..., Any], slow: Callable[..., Any], *, is_async: bool) -> dict[str, Any]:

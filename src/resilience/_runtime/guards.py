@@ -14,7 +14,7 @@ from resilience._core.permit import Refusal
 from resilience._runtime import compile as compiling
 from resilience._runtime import text_halves
 from resilience._runtime.epoch import epoch
-from resilience._runtime.hot import Hot
+from resilience._runtime.hot import Hot, leads_out
 from resilience._runtime.locked import INDENT, needs_locks
 from resilience._runtime.permit import Guard, Permit
 from resilience._runtime.policy import Binding
@@ -125,11 +125,15 @@ def _class_for(gate: "Gate") -> type[QuickGuard] | None:
     if hot is None or hot.classify is not None or text_halves.variable_of(hot) is None:
         return None
     # Not the gate itself, which owns the class: no cycle, and none that the collector does not see.
-    objects = {f"{name}_1": each for name, each in hot.names.items() if each is not gate}
+    others = {name: each for name, each in hot.names.items() if each is not gate}
+    # What may know the gate by way of the user's is the class's own: the collector sees that.
+    own = {f"the_{name}": each for name, each in others.items() if leads_out(each)}
+    objects = {f"{name}_1": each for name, each in others.items() if f"the_{name}" not in own}
     methods: dict[str, Any] = {
         name: FunctionType(code.filled(objects, "<resilience guard>"), _names)
         for name, code in _methods_for(hot, gate, frozenset(objects)).items()
     }
+    methods |= own
     return cast("type[QuickGuard]", type("QuickGuard", (QuickGuard,), {"__slots__": (), **methods}))
 
 
@@ -161,15 +165,19 @@ def _methods_for(hot: Hot, gate: "Gate", objects: frozenset[str]) -> dict[str, T
     key = (hot.shape, frozenset(hot.names), objects, clock)
     known = _methods.get(key)
     if known is None:
-        own = {name: "self._gate" for name, each in hot.names.items() if each is gate}
-        texts = _texts(Part(hot, 1, known=own))
+        own = {
+            name: "self._gate" if each is gate else f"self.the_{name}"
+            for name, each in hot.names.items()
+            if f"{name}_1" not in objects
+        }
+        texts = _texts(Part(hot, 1, known=own), has_own={*own.values()} > {"self._gate"})
         known = {name: template(each.replace(CLOCK, clock), objects) for name, each in texts.items()}
         if len(_methods) < MOST_TEMPLATES:
             _methods[key] = known
     return known
 
 
-def _texts(part: Part) -> dict[str, str]:
+def _texts(part: Part, *, has_own: bool) -> dict[str, str]:
     """Return the text of each method."""
     hot, token = part.hot, part.token
     is_known = text_halves.variable_of(hot) in hot.names  # the same for all guards
@@ -192,7 +200,8 @@ def _texts(part: Part) -> dict[str, str]:
         ]
 
     leaves = ["error is not None"]
-    if found or not is_known:  # one that became plain may hold something else, and lack what is kept
+    # One that became plain may hold something else, and lack what is kept, or what is its class's.
+    if found or has_own or not is_known:
         leaves.append("type(self) is Guard")
     # Last: no call, at which another thread or an interrupt could come in, until it is given back.
     leaves += (

@@ -1,7 +1,7 @@
 """What generated code repeats of a policy: its success path, as statements."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias
 from weakref import ref
 
@@ -188,6 +188,16 @@ class Visible:
     """
 
     __slots__ = ()
+
+
+def leads_out(value: object) -> bool:
+    """Whether *value* is a machine whose settings may know a function or an object of the user's."""
+    settings = getattr(value, "settings", None)
+    if not is_dataclass(settings):
+        return False
+    known = [getattr(settings, each.name) for each in fields(settings)]
+    # Limits of this package may be given functions, too.
+    return any(callable(each) or type(each).__module__ != "builtins" for each in known)
 
 
 class Tally:
