@@ -170,7 +170,7 @@ def _methods_for(hot: Hot, gate: "Gate", objects: frozenset[str]) -> dict[str, T
             for name, each in hot.names.items()
             if f"{name}_1" not in objects
         }
-        texts = _texts(Part(hot, 1, known=own), has_own={*own.values()} > {"self._gate"})
+        texts = _texts(Part(hot, 1, known=own), has_own=any(each != "self._gate" for each in own.values()))
         known = {name: template(each.replace(CLOCK, clock), objects) for name, each in texts.items()}
         if len(_methods) < MOST_TEMPLATES:
             _methods[key] = known
