@@ -588,6 +588,16 @@ def test_both_ways_everything_is_the_same():
     assert Seen.written[True] > 0.3 * Seen.written.total()
 
 
+@example(  # what an inner step says of a value that is found bad further out
+    {
+        "breaker": {"consecutive_failures": 2}, "attempts": 3, "budget": "none", "delay": 0.0,
+        "max_duration": None, "on": None, "burst": 2, "limit": 1, "order": "retry first", "is_async": False,
+        "time": "both", "told": "all", "keeps": False, "by hand": False, "judge": "all",
+        "breaker's judge": "all", "own": "again", "own too": "marking", "place of own": 2,
+        "place of own too": 4,
+    },
+    [("call", ["bad value"])],
+)  # fmt: skip
 @given(settings, st.lists(steps, max_size=12))
 def test_a_call_by_hand_is_like_one_of_a_decorated_function(given_settings, schedule):
     decorated = history({**given_settings, "by hand": False}, schedule)

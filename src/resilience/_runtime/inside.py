@@ -46,5 +46,7 @@ def driven_inside(
 
 
 def value_or_ended(outcome: Outcome[Any]) -> Any:
-    """Return what an inner function returns whose call had that *outcome*."""
-    return outcome.value if outcome.error is None else Ended(outcome)
+    """Return what an inner function returns whose call had that *outcome*, with all that is known of it."""
+    if outcome.error is None and outcome.retry_after is None and not outcome.unsent:
+        return outcome.value
+    return Ended(outcome)

@@ -13,8 +13,9 @@ from resilience._runtime import drive
 from resilience._runtime.epoch import epoch
 from resilience._runtime.flow import PLAIN, Call, Flow, Generated, Inner
 from resilience._runtime.hot import Hot
+from resilience._runtime.inside import value_or_ended
 from resilience._runtime.policy import Policy, Step
-from resilience._runtime.replay import Ended, outcome_of
+from resilience._runtime.replay import outcome_of
 from resilience.deadline import Block, until_of
 from resilience.deadline import _innermost as block
 from resilience.outcome import CallContext, Outcome
@@ -172,10 +173,8 @@ def _close(flow: Flow) -> None:
 
 
 def _ended(outcome: Outcome[Any]) -> Any:
-    """Return what an inner function returns whose call had that *outcome*, with all that is known of it."""
+    """Return what an inner function returns whose call had that *outcome*, which a user's step may not be."""
     if not isinstance(outcome, Outcome):
         msg = f"a step must return an Outcome, got {outcome!r}"
         raise TypeError(msg)
-    if outcome.error is None and outcome.retry_after is None and not outcome.unsent:
-        return outcome.value
-    return Ended(outcome)
+    return value_or_ended(outcome)
