@@ -305,10 +305,8 @@ class Automaton:
             or is_poised(self.settings, total, bad)
         )
         if hidden:
-            self.bucket_end, self.is_watched = (
-                -math.inf,
-                True,
-            )  # first, for calls under way that look without a lock
+            # First, for calls under way that look without a lock.
+            self.bucket_end, self.is_watched = -math.inf, True
             self.cell = None
         else:
             self._spare = spare(self.settings, total, bad, self._row.length(self._window.cell))
